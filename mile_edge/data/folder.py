@@ -1,0 +1,141 @@
+"""Labelled frames in a folder: ``images/``, ``labels/`` and ``classes.yaml``.
+
+``classes.yaml``, here or in a folder above, says what the label values mean::
+
+    ignore: 255
+    sensor: camera          # or depth, thermal; camera where it is missing
+    domain: dusk            # the folder's name where it is missing
+    classes:
+      - {id: 0, name: sky, color: [128, 128, 128]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mile_edge.bundle import ClassLabel
+from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
+from mile_edge.errors import DataError
+
+VOID = 255
+_SUFFIXES = {".png", ".jpg", ".jpeg"}
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame as the network sees it.
+
+    Attributes:
+        name: file name without its suffix.
+        frame: (H, W, 3) uint8.
+        label: (H, W) uint8 class ids, 255 where unlabelled; ``None`` where the folder has no label for it.
+    """
+
+    name: str
+    frame: np.ndarray
+    label: np.ndarray | None
+
+
+class FolderDataset:
+    """Frames of one sensor in one domain, read from disk when asked for.
+
+    Args:
+        path: the folder with ``images/``.
+        profile: how pixels become a frame; the default of the folder's sensor where it is missing.
+        classes: label space for a folder whose ``classes.yaml`` is missing.
+
+    Raises:
+        DataError: no images, no classes, or a label without its image.
+    """
+
+    def __init__(
+        self, path: Path | str, *, profile: SensorProfile | None = None, classes: tuple[ClassLabel, ...] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self._images = _files(self.path / "images")
+        if not self._images:
+            raise DataError(f"{self.path} has no images; expected .png or .jpg files in {self.path / 'images'}")
+        self._labels = {file.stem: file for file in _files(self.path / "labels")}
+        settings = _settings(self.path)
+        found = _classes(settings, self.path)
+        if not found and self._labels and classes is None:
+            raise DataError(f"{self.path} has labels but no classes.yaml, here or in a folder above; write one")
+        self.classes = found or classes or ()
+        self.sensor = str(settings.get("sensor", "camera"))
+        self.domain = str(settings.get("domain", self.path.name))
+        if self.sensor not in DEFAULT_PROFILES:
+            raise DataError(f"{self.path}: sensor {self.sensor!r} is unknown; choose {', '.join(DEFAULT_PROFILES)}")
+        self.profile = profile or DEFAULT_PROFILES[self.sensor]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> LabelledFrame:
+        file = self._images[index]
+        image = _read(file)
+        frame = self.profile.to_frame(image, _encoding(image))
+        label_file = self._labels.get(file.stem)
+        label = _read(label_file) if label_file else None
+        if label is not None and (label.ndim != 2 or label.dtype != np.uint8):
+            raise DataError(f"{label_file} is no 8-bit single-channel image; a label holds one class id per pixel")
+        if label is not None and label.shape != frame.shape[:2]:
+            raise DataError(f"{label_file} is {label.shape[1]}x{label.shape[0]}, its image {frame.shape[1]}x{frame.shape[0]}")
+        return LabelledFrame(file.stem, frame, label)
+
+    def __iter__(self) -> Iterator[LabelledFrame]:
+        return (self[index] for index in range(len(self)))
+
+
+def _files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    for folder in (path, *path.resolve().parents[:3]):
+        file = folder / "classes.yaml"
+        if file.is_file():
+            try:
+                settings = YAML(typ="safe").load(file)
+            except (YAMLError, UnicodeDecodeError) as error:
+                raise DataError(f"{file} is no YAML ({str(error).splitlines()[0]}); mend or remove it") from error
+            if not isinstance(settings, dict):
+                raise DataError(f"{file} holds {type(settings).__name__}, not a mapping with `classes`")
+            return settings
+    return {}
+
+
+def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
+    entries = settings.get("classes", [])
+    try:
+        by_id = {int(entry["id"]): ClassLabel(str(entry["name"]), tuple(map(int, entry["color"]))) for entry in entries}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"classes.yaml of {path}: every class needs id, name and color ({error!r})") from error
+    if sorted(by_id) != list(range(len(by_id))) or len(by_id) != len(entries):
+        raise DataError(f"classes.yaml of {path}: ids are {sorted(by_id)}, expected 0, 1, 2 and so on, each once")
+    return tuple(by_id[index] for index in range(len(by_id)))
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        with Image.open(file) as image:
+            if image.mode in {"P", "RGBA", "CMYK"}:
+                image = image.convert("RGB")
+            return np.asarray(image)
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} cannot be read as an image ({error}); remove or replace it") from error
+
+
+def _encoding(image: np.ndarray) -> str:
+    if image.ndim == 3:
+        return "rgb8"
+    return "mono8" if image.dtype == np.uint8 else "16UC1"

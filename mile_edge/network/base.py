@@ -1,0 +1,142 @@
+"""The frozen base: any Hugging Face ``*ForSemanticSegmentation`` network, from a folder, the hub or random weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, SegformerConfig
+
+from mile_edge.errors import RecipeError
+from mile_edge.network.segformer import reduce_before_upsampling
+
+# SegFormer B0 to B5 (Xie et al., NeurIPS 2021, arXiv 2105.15203, table 6): depths, widths, decoder width.
+_SEGFORMER_SIZES: dict[str, tuple[list[int], list[int], int]] = {
+    "b0": ([2, 2, 2, 2], [32, 64, 160, 256], 256),
+    "b1": ([2, 2, 2, 2], [64, 128, 320, 512], 256),
+    "b2": ([3, 4, 6, 3], [64, 128, 320, 512], 768),
+    "b3": ([3, 4, 18, 3], [64, 128, 320, 512], 768),
+    "b4": ([3, 8, 27, 3], [64, 128, 320, 512], 768),
+    "b5": ([3, 6, 40, 3], [64, 128, 320, 512], 768),
+}
+
+
+@dataclass(frozen=True)
+class BaseDescription:
+    """Where the parts of a base network are, as module names.
+
+    Attributes:
+        classifier: the last layer, a 1x1 convolution from hidden features to class scores.
+        early_tap: module whose output feeds the gate in the same pass, before the first adapted layer.
+        full_tap: module whose output feeds the gate when a second pass is accepted.
+        adapted: regular expression of the layers that take the low-rank path when a recipe names none.
+    """
+
+    classifier: str
+    early_tap: str
+    full_tap: str
+    adapted: str
+
+
+_DESCRIPTIONS: dict[str, BaseDescription] = {
+    "segformer": BaseDescription(
+        classifier="decode_head.classifier",
+        early_tap="segformer.stages.0",
+        full_tap="segformer.stages.3",
+        adapted=r"segformer\.stages\.[123]\..*(q_proj|v_proj)",
+    ),
+}
+
+
+def describe(model: nn.Module) -> BaseDescription:
+    """Where classifier, taps and adapted layers of ``model`` are.
+
+    Raises:
+        RecipeError: the model's type has no entry here.
+    """
+    kind = model.config.model_type
+    if kind not in _DESCRIPTIONS:
+        known = ", ".join(sorted(_DESCRIPTIONS))
+        raise RecipeError(f"base type {kind!r} is not described (known: {known}); add it to mile_edge/network/base.py")
+    return _DESCRIPTIONS[kind]
+
+
+def load_base(source: str, num_classes: int | None = None) -> nn.Module:
+    """A base network in evaluation mode.
+
+    Args:
+        source: a local folder with ``config.json`` and ``model.safetensors``, a hub name such as
+            ``nvidia/segformer-b0-finetuned-cityscapes-640-1280``, or ``random:segformer-b0`` for untrained weights.
+        num_classes: length of the class scores; by default what the source says. A classifier of another
+            length starts from random weights.
+
+    Raises:
+        RecipeError: the source does not exist or is no segmentation network.
+    """
+    if source.startswith("random:"):
+        config = _random_config(source.removeprefix("random:"), num_classes or 19)
+        model = AutoModelForSemanticSegmentation.from_config(config)
+    else:
+        try:
+            overrides = {} if num_classes is None else {"num_labels": num_classes}
+            model = AutoModelForSemanticSegmentation.from_pretrained(
+                source,
+                ignore_mismatched_sizes=True,
+                local_files_only=Path(source).is_dir(),
+                use_safetensors=True,
+                **overrides,
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RecipeError(f"base {source!r} cannot be loaded ({reason}); give a folder or a hub name") from error
+    return _prepare(model)
+
+
+def base_from_weights(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> nn.Module:
+    """A base network from its Hugging Face configuration and a state dict, nothing missing and nothing unexpected."""
+    settings = dict(config)
+    model = AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if missing or unexpected:
+        raise RecipeError(f"base weights do not fit their configuration: missing {missing[:3]}, left {unexpected[:3]}")
+    return _prepare(model)
+
+
+def base_sha256(model: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of all frozen weights; the classifier is not among them, experts bring theirs."""
+    classifier = describe(model).classifier
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if name.startswith(classifier + ".") or name.endswith("num_batches_tracked"):
+            continue
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().to(torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def config_of(model: nn.Module) -> dict[str, Any]:
+    """The Hugging Face configuration as plain JSON, without what only concerns the file it came from."""
+    config = json.loads(model.config.to_json_string(use_diff=True))
+    for key in ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"):
+        config.pop(key, None)
+    return config
+
+
+def _random_config(name: str, num_classes: int) -> Any:
+    family, _, size = name.partition("-")
+    if family != "segformer" or size not in _SEGFORMER_SIZES:
+        raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to segformer-b5")
+    depths, widths, decoder = _SEGFORMER_SIZES[size]
+    return SegformerConfig(num_labels=num_classes, depths=depths, hidden_sizes=widths, decoder_hidden_size=decoder)
+
+
+def _prepare(model: nn.Module) -> nn.Module:
+    if model.config.model_type == "segformer":
+        reduce_before_upsampling(model)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,26 @@
+"""From uint8 frames to what the network was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
+    """(B, H, W, 3) uint8 to (B, 3, height, width) normalised float32, resized as the robot side does it."""
+    height, width = size
+    if frames.shape[1:3] != size:
+        resized = [Image.fromarray(f).resize((width, height), Image.Resampling.BILINEAR) for f in frames]
+        frames = np.stack([np.asarray(image) for image in resized])
+    return normalise(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255)
+
+
+def normalise(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) in 0..1 to zero mean and unit variance per channel, by ImageNet's statistics."""
+    mean = torch.tensor(MEAN, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(STD, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1)
+    return (pixels - mean) / std

@@ -1,0 +1,124 @@
+"""A frozen base with a low-rank path beside chosen layers, and a classifier that belongs to the expert."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from mile_edge.bundle import Expert, LowRankLayer, LowRankLayout
+from mile_edge.errors import RecipeError
+from mile_edge.network.base import BaseDescription, base_sha256, describe
+from mile_edge.network.low_rank import LowRankLinear
+
+
+def adaptable_layers(model: nn.Module, pattern: str) -> list[str]:
+    """Names of the linear layers and 1x1 convolutions that ``pattern`` matches in full, in the network's order.
+
+    Raises:
+        RecipeError: the pattern is no regular expression, or matches nothing: an expert that silently adapts
+            nothing looks trained and is not.
+    """
+    try:
+        matcher = re.compile(pattern)
+    except re.error as error:
+        raise RecipeError(f"layer pattern {pattern!r} is no regular expression ({error})") from error
+    candidates = [name for name, module in model.named_modules() if _is_linear(module)]
+    chosen = [name for name in candidates if matcher.fullmatch(name)]
+    if not chosen:
+        raise RecipeError(
+            f"layer pattern {pattern!r} matches none of the {len(candidates)} linear layers, "
+            f"such as {candidates[len(candidates) // 2]!r}; change `layers` in the recipe"
+        )
+    return chosen
+
+
+class ExpertPool(nn.Module):
+    """A frozen base that one expert at a time is trained in, or that a bank of experts is routed through.
+
+    Args:
+        base: the frozen network; its layers are replaced in place.
+        rank: of every low-rank pair.
+        pattern: regular expression of the layers to adapt; the base's own choice by default.
+    """
+
+    def __init__(self, base: nn.Module, rank: int = 8, pattern: str | None = None) -> None:
+        super().__init__()
+        self.description: BaseDescription = describe(base)
+        self.base_sha256 = base_sha256(base)
+        self.base_parameters = sum(p.numel() for p in base.parameters())
+        names = adaptable_layers(base, pattern or self.description.adapted)
+        if self.description.classifier in names:
+            raise RecipeError(f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own")
+        self.base = base
+        self.rank = rank
+        self.adapters = {name: LowRankLinear(base.get_submodule(name), rank) for name in names}
+        for name, adapter in self.adapters.items():
+            replace_module(base, name, adapter)
+
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The layer from hidden features to class scores: (classes, hidden, 1, 1) weights."""
+        return self.base.get_submodule(self.description.classifier)
+
+    def layout(self, max_classes: int) -> LowRankLayout:
+        """Where each layer's numbers lie in a bank row."""
+        layers = tuple(LowRankLayer(n, a.in_features, a.out_features) for n, a in self.adapters.items())
+        return LowRankLayout(self.rank, layers, self.classifier.in_channels, max_classes)
+
+    def expert_parameters(self) -> Iterator[nn.Parameter]:
+        """What training an expert changes: every A and B, and the classifier."""
+        for adapter in self.adapters.values():
+            yield adapter.lora_A
+            yield adapter.lora_B
+        yield from self.classifier.parameters()
+
+    def reset(self, num_classes: int) -> None:
+        """Back to the base with a fresh path; the classifier keeps its rows as far as they go, more start at zero."""
+        for adapter in self.adapters.values():
+            adapter.reset()
+        if num_classes != self.classifier.out_channels:
+            self._resize_classifier(num_classes)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+        for parameter in self.expert_parameters():
+            parameter.requires_grad_(True)
+
+    @torch.no_grad()
+    def load(self, expert: Expert) -> None:
+        """Put one expert's weights into the network: its low-rank pairs and its classifier."""
+        self.reset(expert.classifier_weight.shape[0])
+        for name, (a, b) in expert.low_rank.items():
+            self.adapters[name].lora_A.copy_(torch.from_numpy(a.astype("float32")))
+            self.adapters[name].lora_B.copy_(torch.from_numpy(b.astype("float32")))
+        self.classifier.weight.copy_(torch.from_numpy(expert.classifier_weight)[:, :, None, None])
+        self.classifier.bias.copy_(torch.from_numpy(expert.classifier_bias))
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) normalised pixels to (B, classes, h, w) scores at the network's own resolution."""
+        return self.base(pixel_values=pixels).logits
+
+    def _resize_classifier(self, num_classes: int) -> None:
+        old = self.classifier
+        new = nn.Conv2d(old.in_channels, num_classes, kernel_size=1)
+        kept = min(num_classes, old.out_channels)
+        with torch.no_grad():
+            nn.init.zeros_(new.weight)
+            nn.init.zeros_(new.bias)
+            new.weight[:kept] = old.weight[:kept]
+            new.bias[:kept] = old.bias[:kept]
+        replace_module(self.base, self.description.classifier, new)
+
+
+def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where ``name`` is."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(root.get_submodule(parent), leaf, module)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return module.kernel_size == (1, 1) and module.groups == 1 and module.stride == (1, 1)
+    return isinstance(module, nn.Linear)

@@ -1,0 +1,94 @@
+"""Random views of labelled frames: scale, crop, mirror, and a camera's moods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mile_edge.data.folder import VOID
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a training view may stray from the frame.
+
+    Attributes:
+        scale: smallest and largest zoom; below 1 the frame is framed in void.
+        photometric: strength of brightness, contrast, saturation and colour changes, 0 for none.
+        foreign: share of views that lose their colours altogether (grey, inverted, channels swapped), so that a base
+            meets what other sensors will show it.
+    """
+
+    scale: tuple[float, float] = (0.75, 2.0)
+    photometric: float = 0.4
+    foreign: float = 0.0
+
+
+def random_view(
+    frame: np.ndarray, label: np.ndarray, size: tuple[int, int], plan: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random zoom, crop and mirror image of one frame.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        label: (H, W) uint8.
+        size: (height, width) of the view.
+    """
+    height, width = size
+    zoom = float(np.exp(rng.uniform(np.log(plan.scale[0]), np.log(plan.scale[1]))))
+    image, mask = Image.fromarray(frame), Image.fromarray(label)
+    if zoom >= 1:
+        box_width, box_height = image.width / zoom, image.height / zoom
+        left, top = rng.uniform(0, image.width - box_width), rng.uniform(0, image.height - box_height)
+        box = (left, top, left + box_width, top + box_height)
+        view = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+        target = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST, box=box))
+    else:
+        inner = (max(1, round(width * zoom)), max(1, round(height * zoom)))
+        left, top = int(rng.integers(0, width - inner[0] + 1)), int(rng.integers(0, height - inner[1] + 1))
+        view = np.zeros((height, width, 3), np.uint8)
+        target = np.full((height, width), VOID, np.uint8)
+        window = np.s_[top : top + inner[1], left : left + inner[0]]
+        view[window] = np.asarray(image.resize(inner, Image.Resampling.BILINEAR))
+        target[window] = np.asarray(mask.resize(inner, Image.Resampling.NEAREST))
+    if rng.random() < 0.5:
+        view, target = view[:, ::-1], target[:, ::-1]
+    return np.ascontiguousarray(view), np.ascontiguousarray(target)
+
+
+def vary_colours(batch: torch.Tensor, plan: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Random exposure, contrast, saturation, colour cast, gamma and noise per sample; (B, 3, H, W) in 0..1, same out."""
+    if plan.photometric == 0:
+        return batch
+    samples, strength = batch.shape[0], plan.photometric
+
+    def factor(*shape: int) -> torch.Tensor:
+        return torch.exp((torch.rand(samples, *shape, generator=generator) * 2 - 1) * strength)
+
+    grey = batch.mean(dim=1, keepdim=True)
+    batch = grey + (batch - grey) * factor(1, 1, 1)
+    level = batch.mean(dim=(1, 2, 3), keepdim=True)
+    batch = level + (batch - level) * factor(1, 1, 1)
+    batch = batch * factor(1, 1, 1) * factor(3, 1, 1).pow(0.4)
+    batch = batch.clamp(1e-4, 1).pow(factor(1, 1, 1))
+    batch = _as_foreign_sensor(batch, plan.foreign, generator)
+    noise = torch.randn(batch.shape, generator=generator) * torch.rand(samples, 1, 1, 1, generator=generator) * 0.05
+    return (batch + noise * strength).clamp(0, 1)
+
+
+def _as_foreign_sensor(batch: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    if share == 0:
+        return batch
+    batch = batch.clone()
+    for index in torch.nonzero(torch.rand(batch.shape[0], generator=generator) < share).flatten().tolist():
+        view = batch[index, torch.randperm(3, generator=generator)]
+        if torch.rand((), generator=generator) < 0.5:
+            weights = torch.rand(3, 1, 1, generator=generator)
+            view = (view * weights / weights.sum()).sum(dim=0, keepdim=True).expand(3, -1, -1)
+        if torch.rand((), generator=generator) < 0.5:
+            view = 1 - view
+        batch[index] = view
+    return batch

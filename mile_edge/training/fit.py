@@ -1,0 +1,288 @@
+"""The one training loop: cross-entropy, AdamW, one-cycle, averaged weights, early stopping, and resuming after a kill."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mile_edge.data.folder import VOID, LabelledFrame
+from mile_edge.errors import DataError
+from mile_edge.network.pixels import normalise
+from mile_edge.training.augment import Augmentation, random_view, vary_colours
+from mile_edge.training.checkpoint import Checkpoint
+from mile_edge.training.evaluate import confusion_matrix, mean_iou
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how hard to train.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch: views per step.
+        lr: peak of the one-cycle schedule.
+        weight_decay: of AdamW.
+        steps_per_epoch: steps between two checkpoints and validations.
+        patience: epochs without a better validation score before stopping; 0 never stops early.
+        average: decay of the running average of the weights that is validated and kept.
+        class_balance: exponent of inverse class frequency in the loss, 0 for plain cross-entropy.
+        seed: of views, order and initial weights.
+    """
+
+    steps: int = 600
+    batch: int = 6
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    steps_per_epoch: int = 50
+    patience: int = 0
+    average: float = 0.99
+    class_balance: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a progress bar shows after a step."""
+
+    step: int
+    steps: int
+    loss: float
+    miou: float | None
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training came to.
+
+    Attributes:
+        miou: best validation score, NaN without validation frames.
+        steps: steps taken.
+        seconds: time spent, runs before a resume included.
+        history: one (step, loss, miou) per epoch.
+    """
+
+    miou: float
+    steps: int
+    seconds: float
+    history: tuple[tuple[int, float, float], ...]
+
+
+def fit(
+    network: nn.Module,
+    train: Sequence[LabelledFrame],
+    validation: Sequence[LabelledFrame],
+    *,
+    size: tuple[int, int],
+    num_classes: int,
+    schedule: Schedule,
+    augmentation: Augmentation,
+    checkpoint: Path | None = None,
+    train_statistics: bool = False,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> FitResult:
+    """Train those parameters of ``network`` that require gradients, and leave the best weights in it.
+
+    Epoch e draws its views from seeds made of the schedule's seed and e, so a resumed run takes the very steps
+    that the killed one would have taken; at most one epoch is lost.
+
+    Args:
+        network: (B, 3, H, W) normalised pixels to (B, classes, h, w) scores.
+        size: (height, width) of the views.
+        train_statistics: let batch norm and dropout behave as in training; frozen bases want neither.
+        checkpoint: file to resume from and to save to; removed by the caller when the result is safe.
+
+    Raises:
+        DataError: no labelled training frame, or labels beyond the classes.
+    """
+    labelled = [frame for frame in train if frame.label is not None]
+    if not labelled:
+        raise DataError(f"none of the {len(train)} training frames has a label; nothing can be trained")
+    weights = _class_weights(labelled, num_classes, schedule.class_balance)
+    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(parameters.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+    state = _State(network, parameters, optimiser, schedule.average, train_statistics)
+    saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, labelled, parameters)) if checkpoint else None
+    started, history, best = time.monotonic(), [], -math.inf
+    step, seconds = 0, 0.0
+    if saved and (resumed := saved.load()):
+        state.restore(resumed.tensors)
+        step, seconds, history, best = resumed.step, resumed.seconds, resumed.history, resumed.best
+    stale = _epochs_since_best(history)
+    while step < schedule.steps and not (schedule.patience and stale >= schedule.patience):
+        epoch = step // schedule.steps_per_epoch
+        rng = np.random.default_rng((schedule.seed, epoch))
+        generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
+        torch.manual_seed(schedule.seed * 100_003 + epoch)
+        network.train(train_statistics)
+        loss_sum, first = 0.0, step
+        while step < min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch):
+            _set_rate(optimiser, schedule, step)
+            batch = _batch(labelled, size, schedule.batch, augmentation, rng, generator)
+            loss_sum += _step(network, optimiser, batch, weights)
+            state.update_average(step)
+            step += 1
+            spent = time.monotonic() - started
+            left = (schedule.steps - step) * spent / max(1, step - (resumed.step if saved and resumed else 0))
+            report(Progress(step, schedule.steps, loss_sum / (step - first), history[-1][2] if history else None, left))
+        miou = state.validate(validation, size, num_classes)
+        history.append((step, loss_sum / max(1, step - first), miou))
+        if not validation or miou >= best:
+            best = miou if validation else best
+            state.keep_best()
+        stale = _epochs_since_best(history)
+        if saved:
+            saved.save(state.tensors(), step, seconds + time.monotonic() - started, history, best)
+    state.put_best()
+    network.eval()
+    return FitResult(best if validation else float("nan"), step, seconds + time.monotonic() - started, tuple(history))
+
+
+class _State:
+    """Everything that a resumed run needs: weights, their average, the best so far, and the optimiser's moments."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        optimiser: torch.optim.AdamW,
+        decay: float,
+        train_statistics: bool,
+    ) -> None:
+        self.network, self.optimiser, self.decay = network, optimiser, decay
+        self.live: dict[str, torch.Tensor] = dict(parameters)
+        if train_statistics:
+            self.live |= {n: b for n, b in network.named_buffers() if b.is_floating_point()}
+        self.parameters = parameters
+        self.average = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self.best = copy.deepcopy(self.average)
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, tensor in self.live.items():
+            self.average[name].lerp_(tensor.detach(), 1 - decay)
+
+    def validate(self, frames: Sequence[LabelledFrame], size: tuple[int, int], num_classes: int) -> float:
+        if not frames:
+            return float("nan")
+        live = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self._write(self.average)
+        self.network.eval()
+        miou = mean_iou(confusion_matrix(self.network, frames, size, num_classes))
+        self._write(live)
+        return miou
+
+    def keep_best(self) -> None:
+        self.best = {name: tensor.clone() for name, tensor in self.average.items()}
+
+    def put_best(self) -> None:
+        self._write(self.best)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        groups = {"live": self.live, "average": self.average, "best": self.best}
+        tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
+        return tensors
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        self._write({name: tensors[f"live.{name}"] for name in self.live})
+        self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
+        self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
+        for name, parameter in self.parameters.items():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            found = {key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors}
+            if found:
+                self.optimiser.state[parameter] = found
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self.live.items():
+            tensor.copy_(values[name])
+
+
+def _batch(
+    frames: Sequence[LabelledFrame],
+    size: tuple[int, int],
+    batch: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    views, targets = [], []
+    for index in rng.choice(len(frames), batch, replace=len(frames) < batch):
+        sample = frames[index]
+        assert sample.label is not None
+        view, target = random_view(sample.frame, sample.label, size, augmentation, rng)
+        views.append(view)
+        targets.append(target)
+    pixels = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).float() / 255
+    return normalise(vary_colours(pixels, augmentation, generator)), torch.from_numpy(np.stack(targets)).long()
+
+
+def _step(
+    network: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[torch.Tensor, torch.Tensor], weights: torch.Tensor
+) -> float:
+    pixels, target = batch
+    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
+        scores = network(pixels)
+    # Half the resolution halves nothing that training needs, and quarters the cost of the loss.
+    target = target[:, ::2, ::2]
+    scores = functional.interpolate(scores.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
+    loss = functional.cross_entropy(scores, target, weight=weights, ignore_index=VOID)
+    optimiser.zero_grad(set_to_none=True)
+    if torch.isfinite(loss):
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+        optimiser.step()
+    return float(loss.detach())
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """One cycle (Smith and Topin, 2018): linear up for the first tenth, cosine down to nearly nothing."""
+    done = (step + 1) / schedule.steps
+    rise = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
+    for group in optimiser.param_groups:
+        group["lr"] = schedule.lr * max(rise, 1e-3)
+
+
+def _class_weights(frames: Sequence[LabelledFrame], num_classes: int, exponent: float) -> torch.Tensor:
+    counts = np.zeros(256, np.int64)
+    for frame in frames:
+        counts += np.bincount(np.asarray(frame.label).ravel(), minlength=256)
+    beyond = [value for value in np.flatnonzero(counts) if num_classes <= value != VOID]
+    if beyond:
+        raise DataError(f"labels hold class ids {beyond[:5]}, but there are {num_classes} classes; mend classes.yaml")
+    share = np.maximum(counts[:num_classes], 1) / max(1, counts[:num_classes].sum())
+    weights = np.clip((1 / (num_classes * share)) ** exponent, 0.2, 5.0) if exponent else np.ones(num_classes)
+    return torch.from_numpy(np.where(counts[:num_classes] > 0, weights, 1.0)).float()
+
+
+def _epochs_since_best(history: Sequence[tuple[int, float, float]]) -> int:
+    scores = [miou for _, _, miou in history]
+    return len(scores) - 1 - int(np.nanargmax(scores)) if scores and not np.isnan(scores).all() else 0
+
+
+def _fingerprint(
+    schedule: Schedule, augmentation: Augmentation, frames: Sequence[LabelledFrame], parameters: dict[str, nn.Parameter]
+) -> str:
+    shapes = {name: list(p.shape) for name, p in parameters.items()}
+    text = json.dumps([asdict(schedule), asdict(augmentation), [f.name for f in frames], shapes])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fast_bfloat16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
