@@ -1,0 +1,28 @@
+"""What is on disk: the manifest, the expert files, and the only code that changes them. No pickle, no torch."""
+
+from mile_edge.bundle.checks import check_expert
+from mile_edge.bundle.expert import Expert, expert_bytes, read_expert, write_expert
+from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
+from mile_edge.bundle.manifest import BaseInfo, ClassLabel, ExpertEntry, Gate, Manifest, Network
+from mile_edge.bundle.store import Bundle, remove_expert, verify_bundle
+
+__all__ = [
+    "UNUSED_BIAS",
+    "BaseInfo",
+    "Bundle",
+    "ClassLabel",
+    "Expert",
+    "ExpertEntry",
+    "Gate",
+    "LowRankLayer",
+    "LowRankLayout",
+    "Manifest",
+    "Network",
+    "UnpackedRow",
+    "check_expert",
+    "expert_bytes",
+    "read_expert",
+    "remove_expert",
+    "verify_bundle",
+    "write_expert",
+]

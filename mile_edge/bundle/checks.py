@@ -1,0 +1,204 @@
+"""Whether an expert may enter a bundle: every refusal is one sentence, and nothing here writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mile_edge.bundle.strict_json import shown
+from mile_edge.errors import ExpertError
+
+if TYPE_CHECKING:
+    from mile_edge.bundle.expert import Expert
+    from mile_edge.bundle.manifest import Manifest
+
+# Scatter sums are gathered and stored in fp32: asymmetry and negative eigenvalues of this relative size are rounding.
+SCATTER_TOLERANCE = 1e-4
+MAX_BIAS = 1e4
+MAX_FP16 = 65504.0
+FLOATS = NDArray[np.floating]
+
+
+def check_expert(expert: Expert, manifest: Manifest) -> None:
+    """Refuse an expert that this bundle cannot run.
+
+    Raises:
+        ExpertError: its numbers make no sense, or base, rank, tap, layers, shapes, gate size or classes do not fit.
+    """
+    where = f"expert {shown(expert.name)}"
+    check_numbers(expert, where)
+    check_fit(expert, manifest, where)
+
+
+def check_numbers(expert: Expert, where: str) -> None:
+    """Refuse an expert that contradicts itself, whatever the bundle."""
+    for name, array in _arrays(expert):
+        if array.size == 0:
+            raise ExpertError(f"{where}: tensor {shown(name)} is empty, of shape {array.shape}; write it again")
+        if not np.isfinite(array).all():
+            raise ExpertError(f"{where}: tensor {shown(name)} holds NaN or infinity; train it again with a lower rate")
+    _check_adapter(expert, where)
+    classes = len(expert.classes)
+    weight, bias = expert.classifier_weight, expert.classifier_bias
+    if weight.ndim != 2 or weight.shape[0] != classes:
+        raise ExpertError(f"{where}: classifier.weight has shape {weight.shape} for {classes} classes; write it again")
+    if bias.shape != (classes,):
+        raise ExpertError(f"{where}: classifier.bias has shape {bias.shape} for {classes} classes; write it again")
+    if np.abs(bias).max() >= MAX_BIAS:
+        raise ExpertError(
+            f"{where}: classifier.bias reaches {np.abs(bias).max():g}, beyond {MAX_BIAS:g}; train it again"
+        )
+    _check_statistics(expert, where)
+
+
+def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
+    """Refuse a self-consistent expert that was made for something else than this bundle."""
+    layout, gate = manifest.low_rank, manifest.gate
+    if expert.base_sha256 != manifest.base.sha256:
+        raise ExpertError(
+            f"{where} was trained on base {expert.base_sha256[:8]} and this bundle has {manifest.base.model} "
+            f"({manifest.base.sha256[:8]}); train it on this base"
+        )
+    if expert.tap != gate.tap:
+        raise ExpertError(
+            f"{where} has features of tap {expert.tap!r} and this bundle reads {gate.tap!r}; calibrate it again"
+        )
+    if expert.adapter == "low_rank":
+        _check_layers(expert, manifest, where)
+    if expert.classifier_weight.shape[1] != layout.hidden:
+        raise ExpertError(
+            f"{where}: classifier.weight has shape {expert.classifier_weight.shape} and this bundle's features have "
+            f"{layout.hidden} channels; train it on this base"
+        )
+    if manifest.network.precision == "fp16" and np.abs(expert.classifier_weight).max() > MAX_FP16:
+        raise ExpertError(
+            f"{where}: classifier.weight exceeds fp16 in this fp16 bundle; train it again with weight decay"
+        )
+    if expert.mean.shape != (gate.dim,):
+        raise ExpertError(
+            f"{where}: gate.mean has {expert.mean.size} numbers and this bundle's gate {gate.dim}; calibrate it again"
+        )
+    if expert.prototypes is not None and len(expert.prototypes) > gate.prototypes:
+        raise ExpertError(
+            f"{where} has {len(expert.prototypes)} prototypes and this bundle holds {gate.prototypes} per expert; "
+            "calibrate it with fewer"
+        )
+    _check_classes(expert, manifest, where)
+
+
+def _arrays(expert: Expert) -> list[tuple[str, FLOATS]]:
+    arrays = [
+        (f"{layer}.{kind}", array)
+        for layer, pair in expert.low_rank.items()
+        for kind, array in zip(("lora_A", "lora_B"), pair, strict=True)
+    ]
+    arrays += [
+        ("classifier.weight", expert.classifier_weight),
+        ("classifier.bias", expert.classifier_bias),
+        ("gate.mean", expert.mean),
+        ("gate.scatter", expert.scatter),
+    ]
+    return arrays if expert.prototypes is None else [*arrays, ("gate.prototypes", expert.prototypes)]
+
+
+def _check_adapter(expert: Expert, where: str) -> None:
+    if expert.adapter == "none":
+        if expert.low_rank:
+            raise ExpertError(
+                f"{where} says adapter none and has {len(expert.low_rank)} adapted layers; write it again"
+            )
+        return
+    if not expert.low_rank or expert.rank < 1:
+        raise ExpertError(
+            f"{where} says adapter low_rank and has rank {expert.rank} with {len(expert.low_rank)} layers; write it again"
+        )
+    for layer, (a, b) in expert.low_rank.items():
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != expert.rank or b.shape[1] != expert.rank:
+            raise ExpertError(
+                f"{where}: layer {shown(layer)} has A {a.shape} and B {b.shape} for rank {expert.rank}; write it again"
+            )
+
+
+def _check_statistics(expert: Expert, where: str) -> None:
+    if type(expert.count) is not int or expert.count < 2:
+        raise ExpertError(f"{where} has statistics of {expert.count} frames and needs at least 2; calibrate it on more")
+    if expert.mean.ndim != 1:
+        raise ExpertError(
+            f"{where}: gate.mean has shape {expert.mean.shape} instead of one dimension; calibrate it again"
+        )
+    dim = expert.mean.size
+    if expert.scatter.shape != (dim, dim):
+        raise ExpertError(
+            f"{where}: gate.scatter has shape {expert.scatter.shape} for {dim} features; calibrate it again"
+        )
+    if expert.prototypes is not None and (expert.prototypes.ndim != 2 or expert.prototypes.shape[1] != dim):
+        raise ExpertError(
+            f"{where}: gate.prototypes has shape {expert.prototypes.shape} for {dim} features; calibrate it again"
+        )
+    scatter = expert.scatter.astype(np.float64)
+    if np.abs(scatter - scatter.T).max() > SCATTER_TOLERANCE * np.abs(scatter).max():
+        raise ExpertError(f"{where}: gate.scatter is not symmetric, so it is no scatter matrix; calibrate it again")
+    if not _nearly_positive(scatter):
+        raise ExpertError(
+            f"{where}: gate.scatter has negative directions, so it is no scatter matrix; calibrate it again"
+        )
+
+
+def _nearly_positive(scatter: NDArray[np.float64]) -> bool:
+    if not scatter.any():
+        return True
+    trace = float(np.trace(scatter))
+    if trace <= 0:
+        return False
+    try:
+        np.linalg.cholesky(scatter / trace + SCATTER_TOLERANCE * np.eye(len(scatter)))
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
+    layout = manifest.low_rank
+    if expert.rank != layout.rank:
+        raise ExpertError(
+            f"{where} has rank {expert.rank} and this bundle {layout.rank}; train it with the bundle's rank"
+        )
+    known = {layer.name for layer in layout.layers}
+    for name in expert.low_rank:
+        if name not in known:
+            raise ExpertError(
+                f"{where} adapts layer {shown(name)}, which this bundle does not; train it with its layers"
+            )
+    for layer in layout.layers:
+        if layer.name not in expert.low_rank:
+            raise ExpertError(f"{where} lacks layer {shown(layer.name)}; train it with the bundle's layers")
+        a, b = expert.low_rank[layer.name]
+        if a.shape != (layout.rank, layer.in_features) or b.shape != (layer.out_features, layout.rank):
+            raise ExpertError(
+                f"{where}: layer {shown(layer.name)} has A {a.shape} and B {b.shape} where this bundle needs "
+                f"({layout.rank}, {layer.in_features}) and ({layer.out_features}, {layout.rank}); train it on this base"
+            )
+
+
+def _check_classes(expert: Expert, manifest: Manifest, where: str) -> None:
+    new = 0
+    for label in expert.classes:
+        for known in manifest.classes:
+            if label.name == known.name and label.color != known.color:
+                raise ExpertError(
+                    f"{where} has class {shown(label.name)} in colour {label.color} and this bundle in {known.color}; "
+                    "give it the same colour"
+                )
+            if label.color == known.color and label.name != known.name:
+                raise ExpertError(
+                    f"{where} has class {shown(label.name)} in colour {label.color}, which this bundle uses for "
+                    f"{shown(known.name)}; rename or recolour it"
+                )
+        new += label not in manifest.classes
+    if len(manifest.classes) + new > manifest.low_rank.max_classes:
+        raise ExpertError(
+            f"{where} adds {new} classes to {len(manifest.classes)} and this bundle holds "
+            f"{manifest.low_rank.max_classes}; export it with more max_classes"
+        )

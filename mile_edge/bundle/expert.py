@@ -1,0 +1,270 @@
+"""One expert: what a trainer hands over and a robot loads, as a frozen dataclass and as one safetensors file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mile_edge.bundle.checks import check_numbers
+from mile_edge.bundle.files import named, read_regular, write_whole
+from mile_edge.bundle.manifest import TAPS, ClassLabel, class_labels
+from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
+from mile_edge.bundle.tensor_file import read_tensors, write_tensors
+from mile_edge.errors import ExpertError
+
+FORMAT = "mile-edge-expert"
+SCHEMA = 1
+MAX_BYTES = 64 << 20
+ADAPTERS = ("low_rank", "none")
+REMEDY = "write it again with this mile-edge"
+FLOATS = NDArray[np.floating]
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """An expert's numbers and where they come from.
+
+    name: lower-case letters, digits, - and _.
+    base_sha256, rank, tap: what it was trained on; a bundle with others refuses it.
+    adapter: "low_rank", or "none" for the base's own file and for statistics without an adapter.
+    low_rank: layer name -> (A (rank, in), B (out, rank)), scaling already folded into B; empty for "none".
+    classifier_weight: (C, hidden); classifier_bias: (C,); classes: C labels in the same order.
+    mean: (D,) mean of the gate's feature over `count` frames; scatter: (D, D) sum of outer products of the centred features.
+    prototypes: (K, D) for a k-means gate, or None: the mean is the only prototype.
+    sensors: kinds it was trained for, empty = any; domains: conditions it was trained in, "*" = any.
+    training, scores: JSON objects for people and reports; nothing reads a decision from them.
+    """
+
+    name: str
+    base_sha256: str
+    rank: int
+    adapter: str
+    low_rank: Mapping[str, tuple[FLOATS, FLOATS]]
+    classifier_weight: FLOATS
+    classifier_bias: FLOATS
+    classes: tuple[ClassLabel, ...]
+    mean: FLOATS
+    scatter: FLOATS
+    count: int
+    prototypes: FLOATS | None = None
+    sensors: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    tap: str = "early"
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes on disk: "adapter" (fp16), "head" (classifier, fp32) and "gate" (mean, scatter, prototypes, fp32)."""
+        prototypes = 0 if self.prototypes is None else self.prototypes.size
+        return {
+            "adapter": 2 * sum(a.size + b.size for a, b in self.low_rank.values()),
+            "head": 4 * (self.classifier_weight.size + self.classifier_bias.size),
+            "gate": 4 * (self.mean.size + self.scatter.size + prototypes),
+        }
+
+    def __eq__(self, other: object) -> bool:
+        """Equal in every field, arrays in every number and shape."""
+        if not isinstance(other, Expert):
+            return NotImplemented
+        return all(_same(getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def read_expert(path: str | os.PathLike[str]) -> Expert:
+    """Read one expert file.
+
+    Returns:
+        The expert; arrays are read-only float32, A and B with the precision of the fp16 they are stored in.
+
+    Raises:
+        ExpertError: the path is not a plain file of at most 64 MiB, not an expert file, or its numbers make no sense.
+    """
+    where = f"expert file {named(path)}"
+    return parse_expert(read_regular(path, MAX_BYTES, where, ExpertError), where)
+
+
+def write_expert(path: str | os.PathLike[str], expert: Expert) -> None:
+    """Write one expert file atomically: whoever opens the path sees the old file or the whole new one.
+
+    Raises:
+        ExpertError: the expert would be refused on reading, or the file cannot be written.
+    """
+    write_whole(Path(path), expert_bytes(expert), f"expert file {named(path)}", ExpertError)
+
+
+def expert_bytes(expert: Expert) -> bytes:
+    """An expert as the bytes of its file, equal for equal experts.
+
+    Raises:
+        ExpertError: it would be refused on reading, also because a number of A or B does not fit fp16.
+    """
+    where = f"expert {shown(expert.name)}"
+    for name in ("training", "scores", "sensors", "domains"):
+        try:
+            check_plain(getattr(expert, name))
+        except ValueError as error:
+            raise ExpertError(f"{where} has {name} that {error}; give plain JSON values") from None
+    tensors = _tensors(expert)
+    metadata = {
+        "format": FORMAT,
+        "schema": str(SCHEMA),
+        "name": expert.name,
+        "base_sha256": expert.base_sha256,
+        "rank": str(expert.rank),
+        "adapter": expert.adapter,
+        "tap": expert.tap,
+        "count": str(expert.count),
+        "classes": json.dumps([{"name": label.name, "color": list(label.color)} for label in expert.classes]),
+        "sensors": json.dumps(list(expert.sensors)),
+        "domains": json.dumps(list(expert.domains)),
+        "training": json.dumps(expert.training, sort_keys=True),
+        "scores": json.dumps(expert.scores, sort_keys=True),
+    }
+    metadata["digest"] = _digest(tensors, metadata)
+    data = write_tensors(tensors, metadata)
+    parse_expert(data, where)
+    return data
+
+
+def parse_expert(data: bytes, where: str) -> Expert:
+    """An expert from the bytes of its file; `where` names the file in messages.
+
+    Raises:
+        ExpertError: see `read_expert`.
+    """
+    if len(data) > MAX_BYTES:
+        raise ExpertError(f"{where} would have {len(data)} bytes and at most {MAX_BYTES} are read; use a smaller rank")
+    try:
+        tensors, metadata = read_tensors(data)
+    except ValueError as error:
+        raise ExpertError(f"{where} {error}; fetch or write it again") from None
+    if metadata.get("format") != FORMAT:
+        raise ExpertError(f"{where} is a safetensors file but not an expert of mile-edge; make one with train expert")
+    try:
+        expert = _expert(tensors, _structured(metadata))
+    except ExpertError as error:
+        raise ExpertError(f"{where}: {error}") from None
+    digest = metadata.pop("digest", None)
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise ExpertError(f"{where} is damaged: its content does not match its own digest; fetch or write it again")
+    check_numbers(expert, where)
+    return expert
+
+
+def _structured(metadata: dict[str, str]) -> Fields:
+    """Metadata is text by format; this gives each entry the type it stands for."""
+    values: dict[str, Any] = dict(metadata)
+    for key in ("schema", "rank", "count"):
+        text = metadata.get(key, "")
+        if text.isascii() and text.isdigit() and len(text) <= 16:
+            values[key] = int(text)
+    for key in ("classes", "sensors", "domains", "training", "scores"):
+        if key in metadata:
+            try:
+                values[key] = parse_value(metadata[key])
+            except ValueError as error:
+                raise ExpertError(f"metadata {key} {error}; {REMEDY}") from None
+    return Fields(values, "", ExpertError, REMEDY)
+
+
+def _expert(tensors: dict[str, NDArray[Any]], meta: Fields) -> Expert:
+    meta.take("format")
+    meta.integer("schema", 1, SCHEMA)
+    adapter = meta.choice("adapter", ADAPTERS)
+    low_rank: dict[str, dict[str, FLOATS]] = {}
+    plain: dict[str, FLOATS] = {}
+    for name, array in tensors.items():
+        layer, dot, kind = name.rpartition(".")
+        if dot and kind in ("lora_A", "lora_B"):
+            low_rank.setdefault(layer, {})[kind] = _float32(name, array, ("F16", "F32"))
+        elif name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter", "gate.prototypes"):
+            plain[name] = _float32(name, array, ("F32",))
+        else:
+            raise ExpertError(f"tensor {shown(name)} is not part of an expert; {REMEDY}")
+    for layer, pair in low_rank.items():
+        for kind in ("lora_A", "lora_B"):
+            if kind not in pair:
+                raise ExpertError(f"tensor {shown(layer + '.' + kind)} is missing; {REMEDY}")
+    for name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter"):
+        if name not in plain:
+            raise ExpertError(f"tensor {name} is missing; {REMEDY}")
+    if meta.has("digest"):
+        meta.sha256("digest")
+    expert = Expert(
+        name=meta.name("name"),
+        base_sha256=meta.sha256("base_sha256"),
+        rank=meta.integer("rank", 0, 1024),
+        adapter=adapter,
+        low_rank={layer: (pair["lora_A"], pair["lora_B"]) for layer, pair in sorted(low_rank.items())},
+        classifier_weight=plain["classifier.weight"],
+        classifier_bias=plain["classifier.bias"],
+        classes=class_labels(meta.inners("classes", 1, 255)),
+        mean=plain["gate.mean"],
+        scatter=plain["gate.scatter"],
+        count=meta.integer("count", 2, 2**48),
+        prototypes=plain.get("gate.prototypes"),
+        sensors=_names(meta, "sensors"),
+        domains=_names(meta, "domains"),
+        tap=meta.choice("tap", TAPS),
+        training=meta.mapping("training"),
+        scores=meta.mapping("scores"),
+    )
+    meta.finish()
+    return expert
+
+
+def _names(meta: Fields, key: str) -> tuple[str, ...]:
+    return tuple(meta.as_text(f"{key}[{index}]", value, 64) for index, value in enumerate(meta.items(key, 0, 256)))
+
+
+def _float32(name: str, array: NDArray[Any], allowed: tuple[str, ...]) -> FLOATS:
+    kind = f"F{8 * array.dtype.itemsize}"
+    if kind not in allowed:
+        raise ExpertError(f"tensor {shown(name)} has type {kind} instead of {' or '.join(allowed)}; {REMEDY}")
+    result = array.astype(np.float32, copy=False)
+    result.flags.writeable = False
+    return result
+
+
+def _tensors(expert: Expert) -> dict[str, FLOATS]:
+    tensors: dict[str, FLOATS] = {}
+    # A number beyond fp16 becomes infinite here and is then refused as such, with the tensor's name.
+    with np.errstate(over="ignore"):
+        for layer, (a, b) in expert.low_rank.items():
+            tensors[f"{layer}.lora_A"] = np.asarray(a).astype("<f2")
+            tensors[f"{layer}.lora_B"] = np.asarray(b).astype("<f2")
+        tensors["classifier.weight"] = np.asarray(expert.classifier_weight).astype("<f4")
+        tensors["classifier.bias"] = np.asarray(expert.classifier_bias).astype("<f4")
+        tensors["gate.mean"] = np.asarray(expert.mean).astype("<f4")
+        tensors["gate.scatter"] = np.asarray(expert.scatter).astype("<f4")
+        if expert.prototypes is not None:
+            tensors["gate.prototypes"] = np.asarray(expert.prototypes).astype("<f4")
+    return tensors
+
+
+def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over metadata and tensors by name, so that a flipped bit in a weight is noticed wherever the file travels."""
+    described = [[name, tensors[name].dtype.itemsize, list(tensors[name].shape)] for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([dict(sorted(metadata.items())), described]).encode())
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name]).data.cast("B"))
+    return digest.hexdigest()
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        return isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and np.array_equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(_same(left, right) for left, right in zip(one, other, strict=True))
+    return bool(one == other)

@@ -1,0 +1,161 @@
+"""How one expert lies in a row of the bank: the single place that knows where each number goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mile_edge.errors import ExpertError
+
+if TYPE_CHECKING:
+    from mile_edge.bundle.expert import Expert
+
+# Low enough that softmax and argmax never choose the class, and still a finite number in fp16.
+UNUSED_BIAS = -1e4
+
+
+@dataclass(frozen=True)
+class LowRankLayer:
+    """One adapted linear layer: A is (rank, in_features), B is (out_features, rank)."""
+
+    name: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class UnpackedRow:
+    """What a row holds: A and B per layer, and the classifier of the classes that are in use.
+
+    low_rank: layer name -> ((rank, in), (out, rank)) float32; class_ids: C ids in the bundle's label space;
+    classifier_weight: (C, hidden) float32; classifier_bias: (C,) float32.
+    """
+
+    low_rank: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+    class_ids: tuple[int, ...]
+    classifier_weight: NDArray[np.float32]
+    classifier_bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LowRankLayout:
+    """Row = for each layer A (rank, in) then B (out, rank), row-major; classifier weight (max_classes, hidden); bias."""
+
+    rank: int
+    layers: tuple[LowRankLayer, ...]
+    hidden: int
+    max_classes: int
+
+    @cached_property
+    def _offsets(self) -> dict[str, int]:
+        offsets, position = {}, 0
+        for layer in self.layers:
+            offsets[layer.name] = position
+            position += self.rank * (layer.in_features + layer.out_features)
+        return offsets
+
+    @cached_property
+    def classifier_offset(self) -> int:
+        """Where the classifier's weight starts, which is also how many numbers the adapters of one expert have."""
+        return sum(self.rank * (layer.in_features + layer.out_features) for layer in self.layers)
+
+    @property
+    def bias_offset(self) -> int:
+        """Where the classifier's bias starts."""
+        return self.classifier_offset + self.max_classes * self.hidden
+
+    @property
+    def row_length(self) -> int:
+        """P, how many numbers one row has."""
+        return self.bias_offset + self.max_classes
+
+    def offset(self, layer_name: str) -> int:
+        """Where a layer's A starts in the row; its B follows directly.
+
+        Raises:
+            ExpertError: the layout has no such layer.
+        """
+        try:
+            return self._offsets[layer_name]
+        except KeyError:
+            raise ExpertError(
+                f"layer {layer_name!r} is not adapted in this bundle; it adapts {len(self.layers)} layers, see inspect"
+            ) from None
+
+    def pack(self, expert: Expert, class_ids: Sequence[int]) -> NDArray[np.float32]:
+        """An expert as a row of the bank.
+
+        Args:
+            expert: one that `check_expert` accepted for this layout.
+            class_ids: for each of the expert's classes its id in the bundle's label space, in the expert's order.
+
+        Returns:
+            (P,) float32. Adapter "none" leaves zeros; a class the expert lacks has weight 0 and bias UNUSED_BIAS.
+
+        Raises:
+            ExpertError: class ids are repeated, out of range or not one per class, or a shape does not fit.
+        """
+        ids = np.asarray(class_ids, dtype=np.int64)
+        if ids.shape != (len(expert.classes),) or len(set(ids.tolist())) != ids.size:
+            raise ExpertError(
+                f"expert {expert.name!r} has {len(expert.classes)} classes and needs as many different ids"
+            )
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.max_classes:
+            raise ExpertError(f"class id {ids.max()} does not fit into {self.max_classes} classes; export with more")
+        row = np.zeros(self.row_length, dtype=np.float32)
+        weight = row[self.classifier_offset : self.bias_offset].reshape(self.max_classes, self.hidden)
+        bias = row[self.bias_offset :]
+        bias[:] = UNUSED_BIAS
+        try:
+            if expert.adapter != "none":
+                for layer in self.layers:
+                    a, b = self._views(row, layer)
+                    a[...], b[...] = self._exact(expert.low_rank[layer.name], a, b)
+            weight[ids] = self._exact((expert.classifier_weight,), weight[ids])[0]
+            bias[ids] = self._exact((expert.classifier_bias,), bias[ids])[0]
+        except (KeyError, ValueError) as error:
+            raise ExpertError(
+                f"expert {expert.name!r} does not fit the bundle's rows ({error}); check it with check_expert first"
+            ) from None
+        return row
+
+    def unpack(self, row: NDArray[np.floating]) -> UnpackedRow:
+        """The parts of a (P,) row, as copies in float32; classes whose bias is UNUSED_BIAS are left out.
+
+        Raises:
+            ExpertError: the row has another length.
+        """
+        if row.shape != (self.row_length,):
+            raise ExpertError(f"a row of shape {row.shape} is not one of this bundle's {self.row_length} numbers")
+        values = np.array(row, dtype=np.float32)
+        weight = values[self.classifier_offset : self.bias_offset].reshape(self.max_classes, self.hidden)
+        bias = values[self.bias_offset :]
+        used = np.flatnonzero(bias != UNUSED_BIAS)
+        return UnpackedRow(
+            low_rank={layer.name: self._views(values, layer) for layer in self.layers},
+            class_ids=tuple(used.tolist()),
+            classifier_weight=weight[used],
+            classifier_bias=bias[used],
+        )
+
+    def _views(self, row: NDArray[np.float32], layer: LowRankLayer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        start = self._offsets[layer.name]
+        middle = start + self.rank * layer.in_features
+        end = middle + layer.out_features * self.rank
+        return (
+            row[start:middle].reshape(self.rank, layer.in_features),
+            row[middle:end].reshape(layer.out_features, self.rank),
+        )
+
+    @staticmethod
+    def _exact(given: Sequence[NDArray[np.floating]], *slots: NDArray[np.float32]) -> Sequence[NDArray[np.floating]]:
+        # Assignment would broadcast a (1, n) array silently over a (m, n) slot.
+        for array, slot in zip(given, slots, strict=True):
+            if array.shape != slot.shape:
+                raise ValueError(f"shape {array.shape} instead of {slot.shape}")
+        return given

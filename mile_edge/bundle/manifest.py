@@ -1,0 +1,305 @@
+"""What a bundle says about itself: `manifest.json` as frozen dataclasses, strictly validated both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
+from mile_edge.bundle.strict_json import NAME, Fields, check_plain, parse_object
+from mile_edge.errors import BundleError
+
+SCHEMA = 1
+VOID = 255
+MAX_EXPERTS = 4096
+# The bank and the prototypes are allocated from these products, so a manifest may not ask for more than a robot has.
+MAX_BANK_NUMBERS = 2**31
+GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian")
+TAPS = ("early", "full")
+PRECISIONS = ("fp32", "fp16")
+PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+REMEDY = "restore manifest.json from a copy or export the bundle again"
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """A class and its colour (red, green, blue), each 0..255; its id is its place in `Manifest.classes`."""
+
+    name: str
+    color: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class BaseInfo:
+    """The frozen base: its name, the SHA-256 of its weights, their bytes and count, and its configuration."""
+
+    model: str
+    sha256: str
+    bytes: int
+    parameters: int
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Network:
+    """One ONNX file beside the manifest: its hash, the size in pixels it works at, and "fp32" or "fp16"."""
+
+    file: str
+    sha256: str
+    height: int
+    width: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Gate:
+    """How an expert is chosen; `thresholds`: expert name -> distance beyond which a frame is novel."""
+
+    kind: str
+    tap: str
+    dim: int
+    prototypes: int = 1
+    shrink: float = 0.001
+    hysteresis: float = 0.0
+    thresholds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExpertEntry:
+    """One expert of the bundle: its name, its file relative to the bundle, and that file's SHA-256."""
+
+    name: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that `manifest.json` says. The first of `experts` is row 0, the base's own; row = place in `experts`."""
+
+    name: str
+    base: BaseInfo
+    classes: tuple[ClassLabel, ...]
+    network: Network
+    low_rank: LowRankLayout
+    gate: Gate
+    capacity: int
+    sensors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    experts: tuple[ExpertEntry, ...] = ()
+    base_graph: Network | None = None
+    schema: int = SCHEMA
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Read a manifest.
+
+        Raises:
+            BundleError: it is not strict JSON, of another schema, or a field is missing, unknown or out of range.
+        """
+        try:
+            value = parse_object(text)
+        except ValueError as error:
+            raise BundleError(f"manifest {error}; {REMEDY}") from None
+        schema = value.get("schema")
+        if type(schema) is int and schema > SCHEMA:
+            raise BundleError(
+                f"manifest has schema {schema} and this mile-edge reads up to {SCHEMA}; update mile-edge on this machine"
+            )
+        return _manifest(Fields(value, "", BundleError, REMEDY))
+
+    def to_json(self) -> str:
+        """The manifest as text, the same for equal manifests.
+
+        Raises:
+            BundleError: a field would be refused on reading.
+        """
+        values = asdict(self)
+        try:
+            check_plain(values)
+        except ValueError as error:
+            raise BundleError(f"manifest {error}; give plain JSON values in config and sensors") from None
+        text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
+        Manifest.from_json(text)
+        return text
+
+    def entry(self, name: str) -> ExpertEntry:
+        """The expert of that name.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for entry in self.experts:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in self.experts[:8]) + (", ..." if len(self.experts) > 8 else "")
+        raise BundleError(f"bundle {self.name!r} has no expert {name!r}; it has {known or 'none'}")
+
+    def class_ids(self, classes: Iterable[ClassLabel]) -> tuple[int, ...]:
+        """The id of each class in this bundle's label space, in the order given.
+
+        Raises:
+            BundleError: a class is not in the bundle.
+        """
+        ids = {label: index for index, label in enumerate(self.classes)}
+        try:
+            return tuple(ids[label] for label in classes)
+        except KeyError as error:
+            raise BundleError(
+                f"class {error.args[0].name!r} is not in bundle {self.name!r}; add its expert first"
+            ) from None
+
+    def with_expert(self, entry: ExpertEntry, classes: Sequence[ClassLabel]) -> Manifest:
+        """This manifest with one more expert in the next row, its new classes appended; existing ids do not move."""
+        new = tuple(label for label in classes if label not in self.classes)
+        return replace(self, experts=(*self.experts, entry), classes=self.classes + new)
+
+    def without_expert(self, name: str) -> Manifest:
+        """This manifest without an expert; classes stay, so that ids keep their meaning.
+
+        Raises:
+            BundleError: there is no such expert, or it is the base.
+        """
+        entry = self.entry(name)
+        if entry == self.experts[0]:
+            raise BundleError(f"expert {name!r} is the base of bundle {self.name!r} and stays; remove another one")
+        thresholds = {key: value for key, value in self.gate.thresholds.items() if key != name}
+        return replace(
+            self,
+            experts=tuple(other for other in self.experts if other != entry),
+            gate=replace(self.gate, thresholds=thresholds),
+        )
+
+
+def expert_file(name: str, sha256: str) -> str:
+    """Where an expert's file lies, relative to the bundle."""
+    return f"experts/{name}-{sha256[:8]}.safetensors"
+
+
+def class_labels(fields: list[Fields]) -> tuple[ClassLabel, ...]:
+    """Classes from their JSON form; refuses a name or a colour that two of them share."""
+    labels: list[ClassLabel] = []
+    for entry in fields:
+        name = entry.text("name", 64)
+        color = entry.items("color", 3, 3)
+        for part in color:
+            if type(part) is not int or not 0 <= part <= 255:
+                entry.fail(entry.path("color"), color, "three whole numbers from 0 to 255")
+        entry.finish()
+        label = ClassLabel(name, (color[0], color[1], color[2]))
+        for other in labels:
+            if other.name == label.name or other.color == label.color:
+                entry.fail(entry.path("name"), name, f"a name and colour that differ from class {other.name}'s")
+        labels.append(label)
+    return tuple(labels)
+
+
+def _manifest(fields: Fields) -> Manifest:
+    schema = fields.integer("schema", 1, SCHEMA)
+    name = fields.text("name", 128)
+    base = _base(fields.inner("base"))
+    low_rank = _layout(fields.inner("low_rank"))
+    classes = class_labels(fields.inners("classes", 0, low_rank.max_classes))
+    network = _network(fields.inner("network"))
+    graph_value = fields.take("base_graph")
+    base_graph = None if graph_value is None else _network(Fields(graph_value, "base_graph", BundleError, REMEDY))
+    if base_graph is not None and base_graph.file == network.file:
+        fields.fail("base_graph.file", base_graph.file, "another file than network.file")
+    capacity = fields.integer("capacity", 1, MAX_EXPERTS)
+    experts = _experts(fields, capacity)
+    gate = _gate(fields.inner("gate"), {entry.name for entry in experts})
+    if (capacity + 1) * max(low_rank.row_length, gate.prototypes * gate.dim) > MAX_BANK_NUMBERS:
+        fields.fail("capacity", capacity, f"a bank of at most {MAX_BANK_NUMBERS} numbers")
+    sensors = _sensors(fields)
+    fields.finish()
+    return Manifest(name, base, classes, network, low_rank, gate, capacity, sensors, experts, base_graph, schema)
+
+
+def _base(fields: Fields) -> BaseInfo:
+    base = BaseInfo(
+        model=fields.text("model"),
+        sha256=fields.sha256("sha256"),
+        bytes=fields.integer("bytes", 1, 2**40),
+        parameters=fields.integer("parameters", 1, 2**40),
+        config=fields.mapping("config"),
+    )
+    fields.finish()
+    return base
+
+
+def _network(fields: Fields) -> Network:
+    network = Network(
+        file=fields.matching("file", PLAIN_FILE, "a plain file name inside the bundle"),
+        sha256=fields.sha256("sha256"),
+        height=fields.integer("height", 1, 16384),
+        width=fields.integer("width", 1, 16384),
+        precision=fields.choice("precision", PRECISIONS),
+    )
+    if network.file == "manifest.json" or network.file == "experts":
+        fields.fail(fields.path("file"), network.file, "the name of an ONNX file")
+    fields.finish()
+    return network
+
+
+def _layout(fields: Fields) -> LowRankLayout:
+    rank = fields.integer("rank", 1, 1024)
+    layers: list[LowRankLayer] = []
+    for entry in fields.inners("layers", 1, 4096):
+        layer = LowRankLayer(
+            name=entry.text("name"),
+            in_features=entry.integer("in_features", 1, 2**20),
+            out_features=entry.integer("out_features", 1, 2**20),
+        )
+        entry.finish()
+        layers.append(layer)
+    seen: set[str] = set()
+    for index, layer in enumerate(layers):
+        if layer.name in seen:
+            fields.fail(fields.path(f"layers[{index}].name"), layer.name, "a layer named only once")
+        seen.add(layer.name)
+    layout = LowRankLayout(
+        rank, tuple(layers), fields.integer("hidden", 1, 2**16), fields.integer("max_classes", 1, VOID)
+    )
+    fields.finish()
+    return layout
+
+
+def _gate(fields: Fields, names: set[str]) -> Gate:
+    kind = fields.choice("kind", GATE_KINDS)
+    tap = fields.choice("tap", TAPS)
+    dim = fields.integer("dim", 1, 4096)
+    prototypes = fields.integer("prototypes", 1, 1024)
+    shrink = fields.number("shrink", 0.0, 1.0)
+    hysteresis = fields.number("hysteresis", 0.0, 1e9)
+    thresholds = fields.inner("thresholds")
+    values = {name: thresholds.number(name, 0.0, 1e30) for name in sorted(names) if thresholds.has(name)}
+    thresholds.finish()
+    fields.finish()
+    return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)
+
+
+def _experts(fields: Fields, capacity: int) -> tuple[ExpertEntry, ...]:
+    experts: list[ExpertEntry] = []
+    seen: set[str] = set()
+    for entry in fields.inners("experts", 0, capacity + 1):
+        expert = ExpertEntry(entry.name("name"), entry.text("file"), entry.sha256("sha256"))
+        if expert.name in seen:
+            entry.fail(entry.path("name"), expert.name, "a name that no other expert has")
+        if expert.file != expert_file(expert.name, expert.sha256):
+            entry.fail(entry.path("file"), expert.file, f"the path {expert_file(expert.name, expert.sha256)}")
+        entry.finish()
+        seen.add(expert.name)
+        experts.append(expert)
+    return tuple(experts)
+
+
+def _sensors(fields: Fields) -> dict[str, dict[str, Any]]:
+    sensors = fields.mapping("sensors")
+    for kind, profile in sensors.items():
+        if not NAME.fullmatch(kind):
+            fields.fail("sensors", kind, "a sensor kind such as camera, depth or thermal")
+        if not isinstance(profile, dict):
+            fields.fail(f"sensors.{kind}", profile, "an object")
+    return sensors

@@ -1,0 +1,305 @@
+"""The bundle on disk. `manifest.json` is the only truth: a file it does not name does not exist.
+
+A change writes the new files aside, waits for the disk, and renames the manifest last, so that a kill at any moment leaves
+the old or the new state; what a killed run leaves behind is swept by the next change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from mile_edge.bundle import commit
+from mile_edge.bundle.checks import check_fit
+from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST
+from mile_edge.bundle.expert import MAX_BYTES, Expert, expert_bytes, parse_expert
+from mile_edge.bundle.files import hash_regular, named, read_regular
+from mile_edge.bundle.lock import locked
+from mile_edge.bundle.manifest import ExpertEntry, Gate, Manifest, Network, expert_file
+from mile_edge.bundle.strict_json import NAME, shown
+from mile_edge.errors import BundleError, ExpertError
+
+MAX_NETWORK = 4 << 30
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One state of a bundle folder, read and checked: changes on disk give a new Bundle and leave this one as it is."""
+
+    path: Path
+    manifest: Manifest
+    _experts: tuple[Expert, ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Read a bundle and check every file against the manifest's hashes and every expert against the base.
+
+        Raises:
+            BundleError: the folder is no bundle, of another schema, incomplete or damaged; the message names the file.
+        """
+        folder = Path(path)
+        text = _manifest_text(folder)
+        while True:
+            try:
+                bundle = cls._load(folder, text, {})
+                for network in _networks(bundle.manifest):
+                    _check_network(folder, network)
+            except BundleError:
+                # Another process may have removed an expert between the manifest and its files.
+                newer = _manifest_text(folder)
+                if newer == text:
+                    raise
+                text = newer
+            else:
+                return bundle
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        manifest: Manifest,
+        onnx_bytes: bytes,
+        base_graph_bytes: bytes | None,
+        base_expert: Expert,
+    ) -> Bundle:
+        """Write a new bundle with its base as row 0; the folder appears whole or not at all.
+
+        Args:
+            path: a folder that does not exist yet, or an empty one.
+            manifest: without experts; the hashes of its networks are filled in from the bytes given.
+            onnx_bytes: the file `manifest.network` names.
+            base_graph_bytes: the file `manifest.base_graph` names, None when it names none.
+            base_expert: adapter "none", with the base's classifier and the statistics of its training data.
+
+        Raises:
+            BundleError: the folder exists with something in it, or cannot be written.
+            ExpertError: the base's file does not fit the manifest.
+        """
+        folder = Path(path)
+        if manifest.experts:
+            raise BundleError(
+                f"manifest already has {len(manifest.experts)} experts; create the bundle first, then add them"
+            )
+        if (base_graph_bytes is None) != (manifest.base_graph is None):
+            raise BundleError("manifest.base_graph and its bytes belong together; give both or neither")
+        if base_expert.adapter != "none":
+            raise ExpertError(f"expert {shown(base_expert.name)} has an adapter and is to be row 0; give adapter none")
+        data = expert_bytes(base_expert)
+        check_fit(base_expert, manifest, f"expert {shown(base_expert.name)}")
+        entry = _entry(base_expert.name, data)
+        contents = {manifest.network.file: onnx_bytes, entry.file: data}
+        manifest = replace(manifest, network=_hashed(manifest.network, onnx_bytes))
+        if manifest.base_graph is not None and base_graph_bytes is not None:
+            contents[manifest.base_graph.file] = base_graph_bytes
+            manifest = replace(manifest, base_graph=_hashed(manifest.base_graph, base_graph_bytes))
+        manifest = manifest.with_expert(entry, base_expert.classes)
+        commit.create_folder(folder, {**contents, MANIFEST: manifest.to_json().encode()})
+        return cls.open(folder)
+
+    def experts(self) -> tuple[Expert, ...]:
+        """All experts in row order; row 0 is the base."""
+        return self._experts
+
+    @property
+    def network_path(self) -> Path:
+        """The segmenter's ONNX file."""
+        return self.path / self.manifest.network.file
+
+    @property
+    def base_graph_path(self) -> Path | None:
+        """The frozen base's own ONNX file, or None."""
+        return None if self.manifest.base_graph is None else self.path / self.manifest.base_graph.file
+
+    def add(self, path: str | os.PathLike[str], name: str | None = None) -> Bundle:
+        """Add one expert file in the next free row; the file itself stays where it is.
+
+        Args:
+            path: a file that `read_expert` reads.
+            name: another name than the file's own.
+
+        Returns:
+            The bundle as it is now on disk, also with what other processes changed since; the new expert is the last.
+
+        Raises:
+            ExpertError: the file is no expert or does not fit; nothing has changed.
+            BundleError: the bundle is full, locked by another process, damaged or not writable; nothing has changed.
+        """
+        where = f"expert file {named(path)}"
+        data = read_regular(path, MAX_BYTES, where, ExpertError)
+        expert = parse_expert(data, where)
+        if name is not None and name != expert.name:
+            if not NAME.fullmatch(name):
+                raise ExpertError(
+                    f"{shown(name)} is no expert name; use lower-case letters, digits, - and _ (at most 64 letters)"
+                )
+            expert = replace(expert, name=name)
+            data = expert_bytes(expert)
+        entry = _entry(expert.name, data)
+        with locked(self.path):
+            now = self._current()
+            _check_room(now.manifest, expert.name, where)
+            check_fit(expert, now.manifest, where)
+            manifest = now.manifest.with_expert(entry, expert.classes)
+            commit.change(self.path, now.manifest, manifest, {entry.file: data})
+        return Bundle(self.path, manifest, (*now._experts, expert))
+
+    def remove(self, name: str) -> Bundle:
+        """Remove one expert; rows behind it move up, classes and their ids stay.
+
+        Returns:
+            The bundle as it is now on disk.
+
+        Raises:
+            BundleError: there is no such expert, it is the base, or the bundle is locked, damaged or not writable.
+        """
+        with locked(self.path):
+            now = self._current()
+            manifest = now.manifest.without_expert(name)
+            commit.change(self.path, now.manifest, manifest, {})
+        kept = {entry.name for entry in manifest.experts}
+        return Bundle(self.path, manifest, tuple(expert for expert in now._experts if expert.name in kept))
+
+    def set_gate(self, gate: Gate) -> Bundle:
+        """Replace the gate's settings, for calibration; dim, tap, kind and prototypes are part of the network and stay.
+
+        Raises:
+            BundleError: one of those differs, a threshold names an unknown expert, or the bundle cannot be changed.
+        """
+        with locked(self.path):
+            now = self._current()
+            for key in ("kind", "tap", "dim", "prototypes"):
+                old, new = getattr(now.manifest.gate, key), getattr(gate, key)
+                if old != new:
+                    raise BundleError(
+                        f"gate.{key} is {old} in the network of {named(self.path)}, not {new}; export it again"
+                    )
+            manifest = replace(now.manifest, gate=gate)
+            commit.change(self.path, now.manifest, manifest, {})
+        return Bundle(self.path, manifest, now._experts)
+
+    def verify(self) -> list[str]:
+        """As `verify_bundle` on this folder."""
+        return verify_bundle(self.path)
+
+    def _current(self) -> Bundle:
+        known = {entry.sha256: expert for entry, expert in zip(self.manifest.experts, self._experts, strict=True)}
+        return Bundle._load(self.path, _manifest_text(self.path), known)
+
+    @classmethod
+    def _load(cls, folder: Path, text: bytes, known: Mapping[str, Expert]) -> Bundle:
+        manifest = _parsed(folder, text)
+        experts = tuple(known.get(entry.sha256) or _load_expert(folder, manifest, entry) for entry in manifest.experts)
+        if experts[0].adapter != "none":
+            raise BundleError(
+                f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again"
+            )
+        return cls(folder, manifest, experts)
+
+
+def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
+    """Remove an expert without reading any, so that a bundle with a damaged file can be mended; else as `Bundle.remove`."""
+    folder = Path(path)
+    _manifest_text(folder)
+    with locked(folder):
+        old = _parsed(folder, _manifest_text(folder))
+        new = old.without_expert(name)
+        commit.change(folder, old, new, {})
+    return new
+
+
+def verify_bundle(path: str | os.PathLike[str]) -> list[str]:
+    """Every problem of a bundle, one sentence each, empty when it is whole; reads every byte and writes nothing."""
+    folder = Path(path)
+    try:
+        manifest = _parsed(folder, _manifest_text(folder))
+    except BundleError as error:
+        return [str(error)]
+    problems: list[str] = []
+    for network in _networks(manifest):
+        try:
+            _check_network(folder, network)
+        except BundleError as error:
+            problems.append(str(error))
+    for row, entry in enumerate(manifest.experts):
+        try:
+            expert = _load_expert(folder, manifest, entry)
+        except BundleError as error:
+            problems.append(str(error))
+        else:
+            if row == 0 and expert.adapter != "none":
+                problems.append(f"expert {entry.name!r} is row 0 and has an adapter; export the bundle again")
+    problems += [
+        f"file {named(stray)} is not named by the manifest; the next add or remove sweeps what a killed run left"
+        for stray in commit.strays(folder, manifest)
+    ]
+    return problems
+
+
+def _manifest_text(folder: Path) -> bytes:
+    if not folder.is_dir():
+        raise BundleError(f"bundle {named(folder)} is not a folder; give the folder that holds {MANIFEST}")
+    return read_regular(folder / MANIFEST, MAX_MANIFEST, f"bundle manifest {named(folder / MANIFEST)}", BundleError)
+
+
+def _parsed(folder: Path, text: bytes) -> Manifest:
+    try:
+        manifest = Manifest.from_json(text)
+    except BundleError as error:
+        raise BundleError(f"bundle {named(folder)}: {error}") from None
+    if not manifest.experts:
+        raise BundleError(f"bundle {named(folder)} has no experts, not even its base; export it again")
+    return manifest
+
+
+def _networks(manifest: Manifest) -> list[Network]:
+    return [network for network in (manifest.network, manifest.base_graph) if network is not None]
+
+
+def _check_network(folder: Path, network: Network) -> None:
+    path = folder / network.file
+    if hash_regular(path, MAX_NETWORK, f"bundle file {named(path)}", BundleError) != network.sha256:
+        raise BundleError(f"bundle file {named(path)} is not the one the manifest names; export the bundle again")
+
+
+def _load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
+    path = folder / entry.file
+    where = f"bundle file {named(path)}"
+    remedy = f"remove expert {entry.name!r} and add its file again"
+    if (folder / EXPERTS).is_symlink():
+        raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
+    data = read_regular(path, MAX_BYTES, where, BundleError)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{where} has changed since it was added; {remedy}")
+    try:
+        expert = parse_expert(data, where)
+        check_fit(expert, manifest, where)
+    except ExpertError as error:
+        raise BundleError(str(error)) from None
+    if expert.name != entry.name:
+        raise BundleError(f"{where} holds expert {expert.name!r} and the manifest calls it {entry.name!r}; {remedy}")
+    if not set(expert.classes) <= set(manifest.classes):
+        raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
+    return expert
+
+
+def _check_room(manifest: Manifest, name: str, where: str) -> None:
+    if any(entry.name == name for entry in manifest.experts):
+        raise ExpertError(
+            f"{where} is named {name!r} like one in the bundle; remove that one first or give another name"
+        )
+    if len(manifest.experts) > manifest.capacity:
+        raise BundleError(
+            f"bundle {manifest.name!r} is full with {manifest.capacity} experts; remove one or export it with more capacity"
+        )
+
+
+def _entry(name: str, data: bytes) -> ExpertEntry:
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ExpertEntry(name, expert_file(name, sha256), sha256)
+
+
+def _hashed(network: Network, data: bytes) -> Network:
+    return replace(network, sha256=hashlib.sha256(data).hexdigest())

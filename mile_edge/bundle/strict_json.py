@@ -1,0 +1,201 @@
+"""JSON from strangers: one reader that refuses what `json` lets through, and typed access to the fields of an object."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from mile_edge.errors import MileError
+
+MAX_DEPTH = 32
+MAX_DIGITS = 24
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def shown(value: object) -> str:
+    """A value for an error message: plain ASCII on one line, so that a hostile file cannot write to the terminal."""
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        text = ascii(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def parse_object(text: str | bytes) -> dict[str, Any]:
+    """Parse one JSON object; as `parse_value`, and ValueError for another type."""
+    value = parse_value(text)
+    if isinstance(value, dict):
+        return value
+    raise ValueError("is not a JSON object")
+
+
+def parse_value(text: str | bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        ValueError: it is not UTF-8 or not JSON, repeats a key, holds NaN, Infinity or a number out of range, a lone
+            surrogate, or is nested deeper than MAX_DEPTH; the message is a phrase without a subject.
+    """
+    try:
+        value = json.loads(
+            text.decode("utf-8") if isinstance(text, bytes) else text,
+            object_pairs_hook=_unique_keys,
+            parse_int=_integer,
+            parse_float=_finite,
+            parse_constant=_no_constant,
+        )
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH} levels") from None
+    check_plain(value)
+    return value
+
+
+def check_plain(value: object) -> None:
+    """Raise ValueError unless a value is JSON of bounded depth with finite numbers and encodable text."""
+    pending: list[tuple[object, int]] = [(value, 1)]
+    while pending:
+        item, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(item, dict):
+            pending.extend((key, depth) for key in item)
+            pending.extend((child, depth + 1) for child in item.values())
+            if not all(isinstance(key, str) for key in item):
+                raise ValueError("has a key that is not text")
+        elif isinstance(item, (list, tuple)):
+            pending.extend((child, depth + 1) for child in item)
+        elif isinstance(item, str):
+            if any("\ud800" <= letter <= "\udfff" for letter in item):
+                raise ValueError(f"holds text that is not Unicode, {shown(item)}")
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                raise ValueError(f"holds the number {item}")
+        elif not (item is None or isinstance(item, (bool, int))):
+            raise ValueError(f"holds a {type(item).__name__}, which JSON cannot")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"has the key {shown(key)} twice")
+            seen.add(key)
+    return result
+
+
+def _integer(text: str) -> int:
+    # int() of a megabyte of digits takes seconds on Python 3.10, which has no limit of its own.
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"holds a number of {len(text)} digits")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"holds the number {text[:24]}")
+    return value
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"holds the number {text}")
+
+
+class Fields:
+    """The fields of one JSON object, each read once with its type and range; `finish` refuses what was not read."""
+
+    def __init__(self, value: object, where: str, error: type[MileError], remedy: str) -> None:
+        self._where = where
+        self._error = error
+        self._remedy = remedy
+        if not isinstance(value, dict):
+            self.fail(where, value, "an object")
+        self._values: dict[str, Any] = dict(value)
+
+    def fail(self, key: str, value: object, expected: str) -> NoReturn:
+        raise self._error(f"field {key} is {shown(value)} where {expected} is needed; {self._remedy}")
+
+    def path(self, key: str) -> str:
+        return f"{self._where}.{key}" if self._where else key
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def take(self, key: str) -> Any:
+        if key not in self._values:
+            raise self._error(f"field {self.path(key)} is missing; {self._remedy}")
+        return self._values.pop(key)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        value = self.take(key)
+        if type(value) is not int or not low <= value <= high:
+            self.fail(self.path(key), value, f"a whole number from {low} to {high}")
+        return int(value)
+
+    def number(self, key: str, low: float, high: float) -> float:
+        value = self.take(key)
+        # `low <= inf <= high` and NaN are both caught by the comparison, whatever the bounds.
+        if type(value) not in (int, float) or not low <= value <= high:
+            self.fail(self.path(key), value, f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    def text(self, key: str, limit: int = 256) -> str:
+        return self.as_text(self.path(key), self.take(key), limit)
+
+    def as_text(self, path: str, value: object, limit: int) -> str:
+        if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
+            self.fail(path, value, f"printable text of 1 to {limit} letters")
+        return value
+
+    def matching(self, key: str, pattern: re.Pattern[str], meaning: str) -> str:
+        value = self.take(key)
+        if not isinstance(value, str) or not pattern.fullmatch(value):
+            self.fail(self.path(key), value, meaning)
+        return value
+
+    def name(self, key: str) -> str:
+        return self.matching(key, NAME, "a name of lower-case letters, digits, - and _ (at most 64)")
+
+    def sha256(self, key: str) -> str:
+        return self.matching(key, SHA256, "a SHA-256 in 64 hexadecimal digits")
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.take(key)
+        if value not in choices or not isinstance(value, str):
+            self.fail(self.path(key), value, "one of " + ", ".join(choices))
+        return value
+
+    def mapping(self, key: str) -> dict[str, Any]:
+        value = self.take(key)
+        if not isinstance(value, dict):
+            self.fail(self.path(key), value, "an object")
+        return value
+
+    def items(self, key: str, low: int, high: int) -> list[Any]:
+        value = self.take(key)
+        if not isinstance(value, list) or not low <= len(value) <= high:
+            self.fail(self.path(key), value, f"a list of {low} to {high} entries")
+        return value
+
+    def inner(self, key: str) -> Fields:
+        return Fields(self.take(key), self.path(key), self._error, self._remedy)
+
+    def inners(self, key: str, low: int, high: int) -> list[Fields]:
+        path = self.path(key)
+        return [
+            Fields(value, f"{path}[{index}]", self._error, self._remedy)
+            for index, value in enumerate(self.items(key, low, high))
+        ]
+
+    def finish(self) -> None:
+        for key in self._values:
+            raise self._error(f"field {shown(self.path(key))} is not known to this version; {self._remedy}")

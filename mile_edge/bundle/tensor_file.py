@@ -1,0 +1,102 @@
+"""The safetensors format, read and written strictly.
+
+The safetensors library accepts repeated JSON keys, reports a wrong type as a KeyError and orders metadata at random, so
+the same expert would get another hash each time. Here the same content gives the same bytes, and every lie of a header is
+found before anything is allocated from it. The files open in the library and the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mile_edge.bundle.strict_json import parse_object, shown
+
+MAX_HEADER = 1 << 20
+MAX_DIMENSIONS = 4
+MAX_DIMENSION = 2**31
+DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+
+
+def write_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file as bytes, equal for equal input; tensors of a type in DTYPES only."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    parts: list[bytes] = []
+    position = 0
+    # Wider types first keep every tensor aligned, as the library does.
+    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        part = np.ascontiguousarray(array).tobytes()
+        header[name] = {
+            "dtype": names[array.dtype.newbyteorder("<")],
+            "shape": list(array.shape),
+            "data_offsets": [position, position + len(part)],
+        }
+        position += len(part)
+        parts.append(part)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join((len(text).to_bytes(8, "little"), text, *parts))
+
+
+def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Tensors as read-only views of `data`, and the metadata.
+
+    Raises:
+        ValueError: it is not a safetensors file, or one whose header lies; the message is a phrase without a subject.
+    """
+    if not data:
+        raise ValueError("is empty")
+    if len(data) < 8:
+        raise ValueError(f"is not a safetensors file: it has only {len(data)} bytes")
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise ValueError(f"is not a safetensors file: its header would have {length} bytes")
+    if length > len(data) - 8:
+        raise ValueError(f"is cut off: its header has {length} bytes and the whole file {len(data)}")
+    try:
+        header = parse_object(data[8 : 8 + length])
+    except ValueError as error:
+        raise ValueError(f"is not a safetensors file: its header {error}") from None
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("has metadata that is not text")
+    body = memoryview(data)[8 + length :]
+    spans = sorted(_span(name, entry) for name, entry in header.items())
+    end = 0
+    tensors: dict[str, NDArray[Any]] = {}
+    for start, stop, name, dtype, shape in spans:
+        if start != end:
+            raise ValueError(f"has a gap or an overlap before tensor {shown(name)}")
+        if stop > len(body):
+            raise ValueError(f"is cut off: tensor {shown(name)} ends at byte {stop} of {len(body)}")
+        tensors[name] = np.frombuffer(body[start:stop], dtype=DTYPES[dtype]).reshape(shape)
+        end = stop
+    if end != len(body):
+        raise ValueError(f"has {len(body) - end} bytes after its last tensor")
+    return tensors, metadata
+
+
+def _span(name: str, entry: object) -> tuple[int, int, str, str, tuple[int, ...]]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"describes tensor {shown(name)} otherwise than by dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ValueError(f"has tensor {shown(name)} of type {shown(dtype)} instead of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_size(size) for size in shape):
+        raise ValueError(f"has tensor {shown(name)} of the impossible shape {shown(shape)}")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
+        raise ValueError(f"has tensor {shown(name)} at the impossible offsets {shown(offsets)}")
+    start, stop = offsets
+    if start < 0 or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
+        raise ValueError(f"has tensor {shown(name)} of shape {shown(shape)} in {stop - start} bytes at {start}")
+    return start, stop, name, dtype, tuple(shape)
+
+
+def _size(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_DIMENSION
