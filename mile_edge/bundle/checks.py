@@ -122,7 +122,7 @@ def _check_adapter(expert: Expert, where: str) -> None:
 
 
 def _check_statistics(expert: Expert, where: str) -> None:
-    if type(expert.count) is not int or expert.count < 2:
+    if expert.count < 2:
         raise ExpertError(f"{where} has statistics of {expert.count} frames and needs at least 2; calibrate it on more")
     if expert.mean.ndim != 1:
         raise ExpertError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mile_edge.bundle.files import PARTIAL, named, reason, sync_folder, write_synced
@@ -15,44 +16,61 @@ from mile_edge.errors import BundleError
 
 MANIFEST = "manifest.json"
 EXPERTS = "experts"
-MAX_MANIFEST = 8 << 20
+MAX_MANIFEST = 4 << 20
 # Only names that the store itself gives: whatever else somebody keeps in the folder is not ours to delete.
-_OURS = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors|\..+\.partial")
+_STORED = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors")
+_ASIDE = re.compile(r"\.(manifest\.json|[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors)\.partial")
 
 
-def change(folder: Path, old: Manifest, new: Manifest, files: Mapping[str, bytes]) -> None:
-    """Go from one manifest to the next; `files` are the new ones it names. The caller holds the lock.
+def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Make `manifest` the bundle's; `files` are the new ones it names. The caller holds the lock.
 
     Raises:
         BundleError: the disk refused; the old state is in place and the new files are gone.
     """
-    text = new.to_json().encode()
-    aside = {_aside(folder / name): (folder / name, data) for name, data in files.items()}
-    manifest_aside = _aside(folder / MANIFEST)
-    placed: list[Path] = []
+    text = manifest.to_json().encode()
+    if os.path.islink(folder / EXPERTS):
+        raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
     try:
-        # All bytes are on the disk before the first rename, so a full one is found while nothing has happened.
-        for path, (_, data) in aside.items():
-            write_synced(path, data)
-        write_synced(manifest_aside, text)
-        for path, (final, _) in aside.items():
-            os.replace(path, final)
-            placed.append(final)
-        if placed:
-            sync_folder(folder / EXPERTS)
-        os.replace(manifest_aside, folder / MANIFEST)
-    except BaseException as failure:
-        for path in (*aside, manifest_aside, *placed):
-            with contextlib.suppress(OSError):
-                path.unlink()
-        if isinstance(failure, OSError):
-            raise BundleError(
-                f"bundle {named(folder)} cannot be changed: {reason(failure)}; check its permissions and the disk"
-            ) from None
-        raise
+        _replace_files(folder, text, files)
+    except OSError as failure:
+        raise BundleError(
+            f"bundle {named(folder)} cannot be changed: {reason(failure)}; check its permissions and the disk"
+        ) from None
+    # From here on the change is made: a failure to tidy up must not read as a refusal.
     with contextlib.suppress(OSError):
         sync_folder(folder)
-        sweep(folder, new)
+        sweep(folder, manifest)
+
+
+def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes]) -> None:
+    finals = [folder / name for name in files]
+    manifest_aside = _aside(folder / MANIFEST)
+    try:
+        # All bytes are on the disk before the first rename, so a full one is found while nothing has happened.
+        for final, data in zip(finals, files.values(), strict=True):
+            write_synced(_aside(final), data)
+        write_synced(manifest_aside, text)
+        for final in finals:
+            os.replace(_aside(final), final)
+        if finals:
+            sync_folder(folder / EXPERTS)
+        os.replace(manifest_aside, folder / MANIFEST)
+    except BaseException:
+        # An interrupt may arrive just after the last rename: then the manifest names the new files and they stay.
+        if not _holds(folder / MANIFEST, text):
+            for path in (*map(_aside, finals), manifest_aside, *finals):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        raise
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    try:
+        return path.read_bytes() == text
+    except OSError:
+        # Unknown: a stray file is swept later, a file that the manifest names and that is gone stays gone.
+        return True
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
@@ -63,38 +81,70 @@ def sweep(folder: Path, manifest: Manifest) -> None:
 
 
 def strays(folder: Path, manifest: Manifest) -> list[Path]:
-    """Files with a name the store gives that the manifest does not mention."""
-    named_files = {folder / entry.file for entry in manifest.experts}
+    """Files with a name that only the store gives and that the manifest does not mention."""
+    mentioned = {entry.file for entry in manifest.experts}
     found: list[Path] = []
-    for place in (folder, folder / EXPERTS):
+    for place, prefix in ((folder, ""), (folder / EXPERTS, EXPERTS + "/")):
         with contextlib.suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
-                path = place / entry.name
-                ours = _OURS.fullmatch(entry.name) and (place != folder or entry.name.endswith(PARTIAL))
-                if ours and path not in named_files and not entry.is_dir(follow_symlinks=False):
-                    found.append(path)
+                ours = _ASIDE.fullmatch(entry.name) or (prefix and _STORED.fullmatch(entry.name))
+                if ours and prefix + entry.name not in mentioned and not entry.is_dir(follow_symlinks=False):
+                    found.append(place / entry.name)
     return sorted(found)
 
 
 def create_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write a whole bundle aside and rename it into place."""
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
+    """Write a whole bundle aside and rename it into place.
+
+    Raises:
+        BundleError: the folder exists and is not empty, or cannot be written; nothing of it is left.
+    """
     try:
-        shutil.rmtree(aside, ignore_errors=True)
-        (aside / EXPERTS).mkdir(parents=True)
-        for name, data in files.items():
-            write_synced(aside / name, data)
-        sync_folder(aside / EXPERTS)
-        sync_folder(aside)
-        os.rename(aside, folder)
+        empty = os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder)
+        if os.path.lexists(folder) and not empty:
+            raise BundleError(f"bundle {named(folder)} cannot be created: it exists; remove it or give another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_aside(folder)
+        with _aside_folder(folder) as aside:
+            (aside / EXPERTS).mkdir()
+            for name, data in files.items():
+                write_synced(aside / name, data)
+            sync_folder(aside / EXPERTS)
+            sync_folder(aside)
+            os.rename(aside, folder)
         sync_folder(folder.parent)
-    except BaseException as failure:
+    except OSError as failure:
+        raise BundleError(
+            f"bundle {named(folder)} cannot be created: {reason(failure)}; check the folder above it and the disk"
+        ) from None
+
+
+@contextlib.contextmanager
+def _aside_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside the final one, locked so that another run knows it is in use, and gone after a failure."""
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
+    aside.mkdir()
+    descriptor = os.open(aside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield aside
+    except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(failure, OSError):
-            raise BundleError(
-                f"bundle {named(folder)} cannot be created: {reason(failure)}; give a folder that does not exist yet"
-            ) from None
         raise
+    finally:
+        os.close(descriptor)
+
+
+def _sweep_aside(folder: Path) -> None:
+    ours = re.compile(re.escape(f".{folder.name}.") + r"\d+" + re.escape(PARTIAL))
+    for path in [path for path in folder.parent.iterdir() if ours.fullmatch(path.name)]:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def _aside(path: Path) -> Path:

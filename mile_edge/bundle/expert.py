@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from mile_edge.bundle.checks import check_numbers
 from mile_edge.bundle.files import named, read_regular, write_whole
-from mile_edge.bundle.manifest import TAPS, ClassLabel, class_labels
+from mile_edge.bundle.labels import ClassLabel, class_labels
+from mile_edge.bundle.manifest import TAPS
 from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
 from mile_edge.bundle.tensor_file import read_tensors, write_tensors
 from mile_edge.errors import ExpertError
@@ -113,7 +114,10 @@ def expert_bytes(expert: Expert) -> bytes:
             check_plain(getattr(expert, name))
         except ValueError as error:
             raise ExpertError(f"{where} has {name} that {error}; give plain JSON values") from None
-    tensors = _tensors(expert)
+    try:
+        tensors = _tensors(expert)
+    except (TypeError, ValueError) as error:
+        raise ExpertError(f"{where} has an array that is not numbers ({error}); give numpy arrays") from None
     metadata = {
         "format": FORMAT,
         "schema": str(SCHEMA),
@@ -178,6 +182,9 @@ def _structured(metadata: dict[str, str]) -> Fields:
 
 def _expert(tensors: dict[str, NDArray[Any]], meta: Fields) -> Expert:
     meta.take("format")
+    schema = meta.peek("schema")
+    if type(schema) is int and schema > SCHEMA:
+        raise ExpertError(f"its schema is {schema} and this mile-edge reads up to {SCHEMA}; update mile-edge here")
     meta.integer("schema", 1, SCHEMA)
     adapter = meta.choice("adapter", ADAPTERS)
     low_rank: dict[str, dict[str, FLOATS]] = {}
@@ -197,7 +204,7 @@ def _expert(tensors: dict[str, NDArray[Any]], meta: Fields) -> Expert:
     for name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter"):
         if name not in plain:
             raise ExpertError(f"tensor {name} is missing; {REMEDY}")
-    if meta.has("digest"):
+    if meta.peek("digest") is not None:
         meta.sha256("digest")
     expert = Expert(
         name=meta.name("name"),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.bundle.strict_json import NAME, Fields, check_plain, parse_object
 from mile_edge.errors import BundleError
@@ -22,14 +23,6 @@ TAPS = ("early", "full")
 PRECISIONS = ("fp32", "fp16")
 PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 REMEDY = "restore manifest.json from a copy or export the bundle again"
-
-
-@dataclass(frozen=True)
-class ClassLabel:
-    """A class and its colour (red, green, blue), each 0..255; its id is its place in `Manifest.classes`."""
-
-    name: str
-    color: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -178,24 +171,6 @@ def expert_file(name: str, sha256: str) -> str:
     return f"experts/{name}-{sha256[:8]}.safetensors"
 
 
-def class_labels(fields: list[Fields]) -> tuple[ClassLabel, ...]:
-    """Classes from their JSON form; refuses a name or a colour that two of them share."""
-    labels: list[ClassLabel] = []
-    for entry in fields:
-        name = entry.text("name", 64)
-        color = entry.items("color", 3, 3)
-        for part in color:
-            if type(part) is not int or not 0 <= part <= 255:
-                entry.fail(entry.path("color"), color, "three whole numbers from 0 to 255")
-        entry.finish()
-        label = ClassLabel(name, (color[0], color[1], color[2]))
-        for other in labels:
-            if other.name == label.name or other.color == label.color:
-                entry.fail(entry.path("name"), name, f"a name and colour that differ from class {other.name}'s")
-        labels.append(label)
-    return tuple(labels)
-
-
 def _manifest(fields: Fields) -> Manifest:
     schema = fields.integer("schema", 1, SCHEMA)
     name = fields.text("name", 128)
@@ -274,7 +249,7 @@ def _gate(fields: Fields, names: set[str]) -> Gate:
     shrink = fields.number("shrink", 0.0, 1.0)
     hysteresis = fields.number("hysteresis", 0.0, 1e9)
     thresholds = fields.inner("thresholds")
-    values = {name: thresholds.number(name, 0.0, 1e30) for name in sorted(names) if thresholds.has(name)}
+    values = {name: thresholds.number(name, 0.0, 1e30) for name in sorted(names) if thresholds.peek(name) is not None}
     thresholds.finish()
     fields.finish()
     return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)

@@ -14,15 +14,20 @@ from pathlib import Path
 
 from mile_edge.bundle import commit
 from mile_edge.bundle.checks import check_fit
-from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST
 from mile_edge.bundle.expert import MAX_BYTES, Expert, expert_bytes, parse_expert
-from mile_edge.bundle.files import hash_regular, named, read_regular
+from mile_edge.bundle.files import named, read_regular
+from mile_edge.bundle.loading import (
+    check_network,
+    load_expert,
+    manifest_text,
+    networks,
+    parsed_manifest,
+    verify_bundle,
+)
 from mile_edge.bundle.lock import locked
 from mile_edge.bundle.manifest import ExpertEntry, Gate, Manifest, Network, expert_file
 from mile_edge.bundle.strict_json import NAME, shown
 from mile_edge.errors import BundleError, ExpertError
-
-MAX_NETWORK = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -41,15 +46,16 @@ class Bundle:
             BundleError: the folder is no bundle, of another schema, incomplete or damaged; the message names the file.
         """
         folder = Path(path)
-        text = _manifest_text(folder)
+        text = manifest_text(folder)
         while True:
             try:
-                bundle = cls._load(folder, text, {})
-                for network in _networks(bundle.manifest):
-                    _check_network(folder, network)
+                manifest = parsed_manifest(folder, text)
+                bundle = cls._load(folder, manifest, {})
+                for network in networks(manifest):
+                    check_network(folder, network)
             except BundleError:
                 # Another process may have removed an expert between the manifest and its files.
-                newer = _manifest_text(folder)
+                newer = manifest_text(folder)
                 if newer == text:
                     raise
                 text = newer
@@ -78,7 +84,7 @@ class Bundle:
             BundleError: the folder exists with something in it, or cannot be written.
             ExpertError: the base's file does not fit the manifest.
         """
-        folder = Path(path)
+        folder = Path(os.path.abspath(path))
         if manifest.experts:
             raise BundleError(
                 f"manifest already has {len(manifest.experts)} experts; create the bundle first, then add them"
@@ -96,7 +102,7 @@ class Bundle:
             contents[manifest.base_graph.file] = base_graph_bytes
             manifest = replace(manifest, base_graph=_hashed(manifest.base_graph, base_graph_bytes))
         manifest = manifest.with_expert(entry, base_expert.classes)
-        commit.create_folder(folder, {**contents, MANIFEST: manifest.to_json().encode()})
+        commit.create_folder(folder, {**contents, commit.MANIFEST: manifest.to_json().encode()})
         return cls.open(folder)
 
     def experts(self) -> tuple[Expert, ...]:
@@ -143,7 +149,7 @@ class Bundle:
             _check_room(now.manifest, expert.name, where)
             check_fit(expert, now.manifest, where)
             manifest = now.manifest.with_expert(entry, expert.classes)
-            commit.change(self.path, now.manifest, manifest, {entry.file: data})
+            commit.change(self.path, manifest, {entry.file: data})
         return Bundle(self.path, manifest, (*now._experts, expert))
 
     def remove(self, name: str) -> Bundle:
@@ -158,7 +164,7 @@ class Bundle:
         with locked(self.path):
             now = self._current()
             manifest = now.manifest.without_expert(name)
-            commit.change(self.path, now.manifest, manifest, {})
+            commit.change(self.path, manifest, {})
         kept = {entry.name for entry in manifest.experts}
         return Bundle(self.path, manifest, tuple(expert for expert in now._experts if expert.name in kept))
 
@@ -177,7 +183,7 @@ class Bundle:
                         f"gate.{key} is {old} in the network of {named(self.path)}, not {new}; export it again"
                     )
             manifest = replace(now.manifest, gate=gate)
-            commit.change(self.path, now.manifest, manifest, {})
+            commit.change(self.path, manifest, {})
         return Bundle(self.path, manifest, now._experts)
 
     def verify(self) -> list[str]:
@@ -185,13 +191,16 @@ class Bundle:
         return verify_bundle(self.path)
 
     def _current(self) -> Bundle:
-        known = {entry.sha256: expert for entry, expert in zip(self.manifest.experts, self._experts, strict=True)}
-        return Bundle._load(self.path, _manifest_text(self.path), known)
+        """The state on disk now; files that this Bundle has already read are not read again."""
+        manifest = parsed_manifest(self.path, manifest_text(self.path))
+        known = dict(zip(self.manifest.experts, self._experts, strict=True))
+        if _fixed_part(manifest) != _fixed_part(self.manifest):
+            known = {}
+        return self._load(self.path, manifest, known)
 
     @classmethod
-    def _load(cls, folder: Path, text: bytes, known: Mapping[str, Expert]) -> Bundle:
-        manifest = _parsed(folder, text)
-        experts = tuple(known.get(entry.sha256) or _load_expert(folder, manifest, entry) for entry in manifest.experts)
+    def _load(cls, folder: Path, manifest: Manifest, known: Mapping[ExpertEntry, Expert]) -> Bundle:
+        experts = tuple(known.get(entry) or load_expert(folder, manifest, entry) for entry in manifest.experts)
         if experts[0].adapter != "none":
             raise BundleError(
                 f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again"
@@ -202,87 +211,11 @@ class Bundle:
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
     """Remove an expert without reading any, so that a bundle with a damaged file can be mended; else as `Bundle.remove`."""
     folder = Path(path)
-    _manifest_text(folder)
+    parsed_manifest(folder, manifest_text(folder)).without_expert(name)
     with locked(folder):
-        old = _parsed(folder, _manifest_text(folder))
-        new = old.without_expert(name)
-        commit.change(folder, old, new, {})
+        new = parsed_manifest(folder, manifest_text(folder)).without_expert(name)
+        commit.change(folder, new, {})
     return new
-
-
-def verify_bundle(path: str | os.PathLike[str]) -> list[str]:
-    """Every problem of a bundle, one sentence each, empty when it is whole; reads every byte and writes nothing."""
-    folder = Path(path)
-    try:
-        manifest = _parsed(folder, _manifest_text(folder))
-    except BundleError as error:
-        return [str(error)]
-    problems: list[str] = []
-    for network in _networks(manifest):
-        try:
-            _check_network(folder, network)
-        except BundleError as error:
-            problems.append(str(error))
-    for row, entry in enumerate(manifest.experts):
-        try:
-            expert = _load_expert(folder, manifest, entry)
-        except BundleError as error:
-            problems.append(str(error))
-        else:
-            if row == 0 and expert.adapter != "none":
-                problems.append(f"expert {entry.name!r} is row 0 and has an adapter; export the bundle again")
-    problems += [
-        f"file {named(stray)} is not named by the manifest; the next add or remove sweeps what a killed run left"
-        for stray in commit.strays(folder, manifest)
-    ]
-    return problems
-
-
-def _manifest_text(folder: Path) -> bytes:
-    if not folder.is_dir():
-        raise BundleError(f"bundle {named(folder)} is not a folder; give the folder that holds {MANIFEST}")
-    return read_regular(folder / MANIFEST, MAX_MANIFEST, f"bundle manifest {named(folder / MANIFEST)}", BundleError)
-
-
-def _parsed(folder: Path, text: bytes) -> Manifest:
-    try:
-        manifest = Manifest.from_json(text)
-    except BundleError as error:
-        raise BundleError(f"bundle {named(folder)}: {error}") from None
-    if not manifest.experts:
-        raise BundleError(f"bundle {named(folder)} has no experts, not even its base; export it again")
-    return manifest
-
-
-def _networks(manifest: Manifest) -> list[Network]:
-    return [network for network in (manifest.network, manifest.base_graph) if network is not None]
-
-
-def _check_network(folder: Path, network: Network) -> None:
-    path = folder / network.file
-    if hash_regular(path, MAX_NETWORK, f"bundle file {named(path)}", BundleError) != network.sha256:
-        raise BundleError(f"bundle file {named(path)} is not the one the manifest names; export the bundle again")
-
-
-def _load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
-    path = folder / entry.file
-    where = f"bundle file {named(path)}"
-    remedy = f"remove expert {entry.name!r} and add its file again"
-    if (folder / EXPERTS).is_symlink():
-        raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
-    data = read_regular(path, MAX_BYTES, where, BundleError)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise BundleError(f"{where} has changed since it was added; {remedy}")
-    try:
-        expert = parse_expert(data, where)
-        check_fit(expert, manifest, where)
-    except ExpertError as error:
-        raise BundleError(str(error)) from None
-    if expert.name != entry.name:
-        raise BundleError(f"{where} holds expert {expert.name!r} and the manifest calls it {entry.name!r}; {remedy}")
-    if not set(expert.classes) <= set(manifest.classes):
-        raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
-    return expert
 
 
 def _check_room(manifest: Manifest, name: str, where: str) -> None:
@@ -294,6 +227,11 @@ def _check_room(manifest: Manifest, name: str, where: str) -> None:
         raise BundleError(
             f"bundle {manifest.name!r} is full with {manifest.capacity} experts; remove one or export it with more capacity"
         )
+
+
+def _fixed_part(manifest: Manifest) -> Manifest:
+    """What no add or remove changes: an expert that fitted once fits as long as this is the same."""
+    return replace(manifest, experts=(), classes=(), gate=replace(manifest.gate, thresholds={}))
 
 
 def _entry(name: str, data: bytes) -> ExpertEntry:

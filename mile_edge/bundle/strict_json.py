@@ -12,6 +12,8 @@ from mile_edge.errors import MileError
 MAX_DEPTH = 32
 MAX_DIGITS = 24
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,45 +42,67 @@ def parse_value(text: str | bytes) -> Any:
             surrogate, or is nested deeper than MAX_DEPTH; the message is a phrase without a subject.
     """
     try:
+        raw = text.encode() if isinstance(text, str) else text
         value = json.loads(
-            text.decode("utf-8") if isinstance(text, bytes) else text,
+            raw.decode(),
             object_pairs_hook=_unique_keys,
             parse_int=_integer,
             parse_float=_finite,
             parse_constant=_no_constant,
         )
-    except UnicodeDecodeError as error:
-        raise ValueError(f"is not UTF-8 at byte {error.start}") from None
+    except UnicodeError as error:
+        start = getattr(error, "start", 0)
+        raise ValueError(f"is not UTF-8 at byte {start}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise ValueError(f"is nested deeper than {MAX_DEPTH} levels") from None
-    check_plain(value)
+    # A bundle has hundreds of headers: only what could hide depth or a surrogate is walked value by value.
+    if b"\\u" in raw or not _is_shallow(raw):
+        check_plain(value)
     return value
+
+
+def _is_shallow(valid: bytes) -> bool:
+    brackets = _STRING.sub(b"", valid).translate(None, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if not brackets:
+            return True
+    return False
 
 
 def check_plain(value: object) -> None:
     """Raise ValueError unless a value is JSON of bounded depth with finite numbers and encodable text."""
-    pending: list[tuple[object, int]] = [(value, 1)]
+    pending: list[tuple[object, int]] = [([value], 0)]
     while pending:
-        item, depth = pending.pop()
+        container, depth = pending.pop()
         if depth > MAX_DEPTH:
             raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
-        if isinstance(item, dict):
-            pending.extend((key, depth) for key in item)
-            pending.extend((child, depth + 1) for child in item.values())
-            if not all(isinstance(key, str) for key in item):
+        if isinstance(container, dict):
+            if not all(isinstance(key, str) for key in container):
                 raise ValueError("has a key that is not text")
-        elif isinstance(item, (list, tuple)):
-            pending.extend((child, depth + 1) for child in item)
-        elif isinstance(item, str):
-            if any("\ud800" <= letter <= "\udfff" for letter in item):
-                raise ValueError(f"holds text that is not Unicode, {shown(item)}")
-        elif isinstance(item, float):
-            if not math.isfinite(item):
-                raise ValueError(f"holds the number {item}")
-        elif not (item is None or isinstance(item, (bool, int))):
-            raise ValueError(f"holds a {type(item).__name__}, which JSON cannot")
+            children = [*container, *container.values()]
+        else:
+            children = list(container)  # type: ignore[call-overload]
+        for child in children:
+            if isinstance(child, (dict, list, tuple)):
+                pending.append((child, depth + 1))
+            else:
+                _check_scalar(child)
+
+
+def _check_scalar(value: object) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"holds text that is not Unicode, {shown(value)}") from None
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"holds the number {value}")
+    elif not (value is None or isinstance(value, (bool, int))):
+        raise ValueError(f"holds a {type(value).__name__}, which JSON cannot")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,8 +151,8 @@ class Fields:
     def path(self, key: str) -> str:
         return f"{self._where}.{key}" if self._where else key
 
-    def has(self, key: str) -> bool:
-        return key in self._values
+    def peek(self, key: str) -> Any:
+        return self._values.get(key)
 
     def take(self, key: str) -> Any:
         if key not in self._values:

@@ -20,7 +20,7 @@ from mile_edge.bundle.strict_json import parse_object, shown
 MAX_HEADER = 1 << 20
 MAX_DIMENSIONS = 4
 MAX_DIMENSION = 2**31
-DTYPES = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
 
 
 def write_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -56,7 +56,7 @@ def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
         raise ValueError(f"is not a safetensors file: it has only {len(data)} bytes")
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER:
-        raise ValueError(f"is not a safetensors file: its header would have {length} bytes")
+        raise ValueError(f"is not a safetensors file, or has too much metadata: its header would have {length} bytes")
     if length > len(data) - 8:
         raise ValueError(f"is cut off: its header has {length} bytes and the whole file {len(data)}")
     try:
@@ -87,7 +87,7 @@ def _span(name: str, entry: object) -> tuple[int, int, str, str, tuple[int, ...]
         raise ValueError(f"describes tensor {shown(name)} otherwise than by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ValueError(f"has tensor {shown(name)} of type {shown(dtype)} instead of {', '.join(DTYPES)}")
+        raise ValueError(f"has tensor {shown(name)} of type {shown(dtype)} instead of {' or '.join(DTYPES)}")
     if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(_size(size) for size in shape):
         raise ValueError(f"has tensor {shown(name)} of the impossible shape {shown(shape)}")
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):

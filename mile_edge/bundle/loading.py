@@ -1,0 +1,104 @@
+"""Reading a bundle's files: each against the manifest's hash, each problem in one sentence; nothing here writes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from mile_edge.bundle.checks import check_fit
+from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST, strays
+from mile_edge.bundle.expert import MAX_BYTES, Expert, parse_expert
+from mile_edge.bundle.files import hash_regular, named, read_regular
+from mile_edge.bundle.manifest import ExpertEntry, Manifest, Network
+from mile_edge.errors import BundleError, ExpertError
+
+MAX_NETWORK = 4 << 30
+
+
+def manifest_text(folder: Path) -> bytes:
+    if not os.path.isdir(folder):
+        raise BundleError(
+            f"bundle {named(folder)} is not a folder that can be opened; give the folder that holds {MANIFEST}"
+        )
+    return read_regular(folder / MANIFEST, MAX_MANIFEST, f"bundle manifest {named(folder / MANIFEST)}", BundleError)
+
+
+def parsed_manifest(folder: Path, text: bytes) -> Manifest:
+    try:
+        manifest = Manifest.from_json(text)
+    except BundleError as error:
+        raise BundleError(f"bundle {named(folder)}: {error}") from None
+    if not manifest.experts:
+        raise BundleError(f"bundle {named(folder)} has no experts, not even its base; export it again")
+    return manifest
+
+
+def networks(manifest: Manifest) -> list[Network]:
+    return [network for network in (manifest.network, manifest.base_graph) if network is not None]
+
+
+def check_network(folder: Path, network: Network) -> None:
+    path = folder / network.file
+    if hash_regular(path, MAX_NETWORK, f"bundle file {named(path)}", BundleError) != network.sha256:
+        raise BundleError(f"bundle file {named(path)} is not the one the manifest names; export the bundle again")
+
+
+def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
+    path = folder / entry.file
+    where = f"bundle file {named(path)}"
+    remedy = f"remove expert {entry.name!r} and add its file again"
+    if os.path.islink(folder / EXPERTS):
+        raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
+    data = read_regular(path, MAX_BYTES, where, BundleError)
+    if hashlib.sha256(data).hexdigest() != entry.sha256:
+        raise BundleError(f"{where} has changed since it was added; {remedy}")
+    try:
+        expert = parse_expert(data, where)
+        check_fit(expert, manifest, where)
+    except ExpertError as error:
+        raise BundleError(str(error)) from None
+    if expert.name != entry.name:
+        raise BundleError(f"{where} holds expert {expert.name!r} and the manifest calls it {entry.name!r}; {remedy}")
+    if not set(expert.classes) <= set(manifest.classes):
+        raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
+    return expert
+
+
+def verify_bundle(path: str | os.PathLike[str]) -> list[str]:
+    """Every problem of a bundle, one sentence each, empty when it is whole; reads every byte and writes nothing."""
+    folder = Path(path)
+    try:
+        text = manifest_text(folder)
+        while problems := _problems(folder, text):
+            # Another process may have changed the bundle between the manifest and its files.
+            newer = manifest_text(folder)
+            if newer == text:
+                return problems
+            text = newer
+    except BundleError as error:
+        return [str(error)]
+    return []
+
+
+def _problems(folder: Path, text: bytes) -> list[str]:
+    manifest = parsed_manifest(folder, text)
+    problems: list[str] = []
+    for network in networks(manifest):
+        try:
+            check_network(folder, network)
+        except BundleError as error:
+            problems.append(str(error))
+    for row, entry in enumerate(manifest.experts):
+        try:
+            expert = load_expert(folder, manifest, entry)
+        except BundleError as error:
+            problems.append(str(error))
+        else:
+            if row == 0 and expert.adapter != "none":
+                problems.append(f"expert {entry.name!r} is row 0 and has an adapter; export the bundle again")
+    problems += [
+        f"file {named(stray)} is not named by the manifest; the next add or remove sweeps what a killed run left"
+        for stray in strays(folder, manifest)
+    ]
+    return problems
