@@ -1,0 +1,9 @@
+"""A procedural street with true labels: RGB, depth and thermal frames under six kinds of weather."""
+
+from __future__ import annotations
+
+from .classes import DOMAINS, SENSORS, WORLD_CLASSES
+from .world import World, WorldFrame
+from .writer import write_folder
+
+__all__ = ["DOMAINS", "SENSORS", "WORLD_CLASSES", "World", "WorldFrame", "write_folder"]
