@@ -18,7 +18,7 @@ from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.manifest import TAPS
 from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
-from mile_edge.bundle.tensor_file import read_tensors, write_tensors
+from mile_edge.bundle.tensor_file import Tensor, read_tensors, write_tensors
 from mile_edge.errors import ExpertError
 
 FORMAT = "mile-edge-expert"
@@ -139,8 +139,11 @@ def expert_bytes(expert: Expert) -> bytes:
     return data
 
 
-def parse_expert(data: bytes, where: str) -> Expert:
+def parse_expert(data: bytes, where: str, *, check_digest: bool = True) -> Expert:
     """An expert from the bytes of its file; `where` names the file in messages.
+
+    Args:
+        check_digest: compare the content with the digest inside; a bundle has compared the whole file's hash already.
 
     Raises:
         ExpertError: see `read_expert`.
@@ -158,7 +161,11 @@ def parse_expert(data: bytes, where: str) -> Expert:
     except ExpertError as error:
         raise ExpertError(f"{where}: {error}") from None
     digest = metadata.pop("digest", None)
-    if digest is not None and digest != _digest(tensors, metadata):
+    if (
+        check_digest
+        and digest is not None
+        and digest != _digest({name: tensor.array for name, tensor in tensors.items()}, metadata)
+    ):
         raise ExpertError(f"{where} is damaged: its content does not match its own digest; fetch or write it again")
     check_numbers(expert, where)
     return expert
@@ -180,7 +187,7 @@ def _structured(metadata: dict[str, str]) -> Fields:
     return Fields(values, "", ExpertError, REMEDY)
 
 
-def _expert(tensors: dict[str, NDArray[Any]], meta: Fields) -> Expert:
+def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
     meta.take("format")
     schema = meta.peek("schema")
     if type(schema) is int and schema > SCHEMA:
@@ -189,12 +196,12 @@ def _expert(tensors: dict[str, NDArray[Any]], meta: Fields) -> Expert:
     adapter = meta.choice("adapter", ADAPTERS)
     low_rank: dict[str, dict[str, FLOATS]] = {}
     plain: dict[str, FLOATS] = {}
-    for name, array in tensors.items():
+    for name, tensor in tensors.items():
         layer, dot, kind = name.rpartition(".")
         if dot and kind in ("lora_A", "lora_B"):
-            low_rank.setdefault(layer, {})[kind] = _float32(name, array, ("F16", "F32"))
+            low_rank.setdefault(layer, {})[kind] = _stored_as(name, tensor, "F16", "F32")
         elif name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter", "gate.prototypes"):
-            plain[name] = _float32(name, array, ("F32",))
+            plain[name] = _stored_as(name, tensor, "F32")
         else:
             raise ExpertError(f"tensor {shown(name)} is not part of an expert; {REMEDY}")
     for layer, pair in low_rank.items():
@@ -233,13 +240,10 @@ def _names(meta: Fields, key: str) -> tuple[str, ...]:
     return tuple(meta.as_text(f"{key}[{index}]", value, 64) for index, value in enumerate(meta.items(key, 0, 256)))
 
 
-def _float32(name: str, array: NDArray[Any], allowed: tuple[str, ...]) -> FLOATS:
-    kind = f"F{8 * array.dtype.itemsize}"
-    if kind not in allowed:
-        raise ExpertError(f"tensor {shown(name)} has type {kind} instead of {' or '.join(allowed)}; {REMEDY}")
-    result = array.astype(np.float32, copy=False)
-    result.flags.writeable = False
-    return result
+def _stored_as(name: str, tensor: Tensor, *allowed: str) -> FLOATS:
+    if tensor.dtype not in allowed:
+        raise ExpertError(f"tensor {shown(name)} has type {tensor.dtype} instead of {' or '.join(allowed)}; {REMEDY}")
+    return tensor.array
 
 
 def _tensors(expert: Expert) -> dict[str, FLOATS]:
@@ -260,10 +264,10 @@ def _tensors(expert: Expert) -> dict[str, FLOATS]:
 
 def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
     """SHA-256 over metadata and tensors by name, so that a flipped bit in a weight is noticed wherever the file travels."""
-    described = [[name, tensors[name].dtype.itemsize, list(tensors[name].shape)] for name in sorted(tensors)]
+    described = [[name, list(tensors[name].shape)] for name in sorted(tensors)]
     digest = hashlib.sha256(json.dumps([dict(sorted(metadata.items())), described]).encode())
     for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name]).data.cast("B"))
+        digest.update(np.ascontiguousarray(tensors[name], dtype="<f4").data.cast("B"))
     return digest.hexdigest()
 
 

@@ -13,6 +13,7 @@ MAX_DEPTH = 32
 MAX_DIGITS = 24
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_LONG = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -22,7 +23,7 @@ def shown(value: object) -> str:
     try:
         text = json.dumps(value)
     except (TypeError, ValueError, RecursionError):
-        text = ascii(value)
+        text = type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -46,7 +47,7 @@ def parse_value(text: str | bytes) -> Any:
         value = json.loads(
             raw.decode(),
             object_pairs_hook=_unique_keys,
-            parse_int=_integer,
+            parse_int=_integer if _LONG.search(raw) else None,
             parse_float=_finite,
             parse_constant=_no_constant,
         )

@@ -7,10 +7,11 @@ found before anything is allocated from it. The files open in the library and th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,21 @@ MAX_HEADER = 1 << 20
 MAX_DIMENSIONS = 4
 MAX_DIMENSION = 2**31
 DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+
+
+class Tensor(NamedTuple):
+    """A tensor as read: the type it is stored in, and its numbers as read-only float32."""
+
+    dtype: str
+    array: NDArray[np.float32]
+
+
+class _Span(NamedTuple):
+    start: int
+    stop: int
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def write_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
@@ -44,12 +60,35 @@ def write_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, st
     return b"".join((len(text).to_bytes(8, "little"), text, *parts))
 
 
-def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    """Tensors as read-only views of `data`, and the metadata.
+def read_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file and its metadata.
 
     Raises:
         ValueError: it is not a safetensors file, or one whose header lies; the message is a phrase without a subject.
     """
+    header, start = _header(data)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("has metadata that is not text")
+    spans = sorted(_span(name, entry) for name, entry in header.items())
+    end = 0
+    for span in spans:
+        if span.start != end:
+            raise ValueError(f"has a gap or an overlap before tensor {shown(span.name)}")
+        end = span.stop
+    size = len(data) - start
+    if end > size:
+        raise ValueError(f"is cut off: tensor {shown(spans[-1].name)} ends at byte {end} of {size}")
+    if end < size:
+        raise ValueError(f"has {size - end} bytes after its last tensor")
+    tensors: dict[str, Tensor] = {}
+    # One conversion per run of a type: an expert has a hundred small tensors and a bundle a hundred experts.
+    for dtype, run in itertools.groupby(spans, key=lambda span: span.dtype):
+        tensors.update(_convert(data, start, dtype, list(run)))
+    return tensors, metadata
+
+
+def _header(data: bytes) -> tuple[dict[str, Any], int]:
     if not data:
         raise ValueError("is empty")
     if len(data) < 8:
@@ -60,29 +99,23 @@ def read_tensors(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
     if length > len(data) - 8:
         raise ValueError(f"is cut off: its header has {length} bytes and the whole file {len(data)}")
     try:
-        header = parse_object(data[8 : 8 + length])
+        return parse_object(data[8 : 8 + length]), 8 + length
     except ValueError as error:
         raise ValueError(f"is not a safetensors file: its header {error}") from None
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("has metadata that is not text")
-    body = memoryview(data)[8 + length :]
-    spans = sorted(_span(name, entry) for name, entry in header.items())
-    end = 0
-    tensors: dict[str, NDArray[Any]] = {}
-    for start, stop, name, dtype, shape in spans:
-        if start != end:
-            raise ValueError(f"has a gap or an overlap before tensor {shown(name)}")
-        if stop > len(body):
-            raise ValueError(f"is cut off: tensor {shown(name)} ends at byte {stop} of {len(body)}")
-        tensors[name] = np.frombuffer(body[start:stop], dtype=DTYPES[dtype]).reshape(shape)
-        end = stop
-    if end != len(body):
-        raise ValueError(f"has {len(body) - end} bytes after its last tensor")
-    return tensors, metadata
 
 
-def _span(name: str, entry: object) -> tuple[int, int, str, str, tuple[int, ...]]:
+def _convert(data: bytes, start: int, dtype: str, run: list[_Span]) -> Iterator[tuple[str, Tensor]]:
+    kind = DTYPES[dtype]
+    first = run[0].start
+    count = (run[-1].stop - first) // kind.itemsize
+    values = np.frombuffer(data, dtype=kind, count=count, offset=start + first).astype(np.float32)
+    values.flags.writeable = False
+    for span in run:
+        part = values[(span.start - first) // kind.itemsize : (span.stop - first) // kind.itemsize]
+        yield span.name, Tensor(dtype, part.reshape(span.shape))
+
+
+def _span(name: str, entry: object) -> _Span:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"describes tensor {shown(name)} otherwise than by dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -95,7 +128,7 @@ def _span(name: str, entry: object) -> tuple[int, int, str, str, tuple[int, ...]
     start, stop = offsets
     if start < 0 or stop - start != math.prod(shape) * DTYPES[dtype].itemsize:
         raise ValueError(f"has tensor {shown(name)} of shape {shown(shape)} in {stop - start} bytes at {start}")
-    return start, stop, name, dtype, tuple(shape)
+    return _Span(start, stop, name, dtype, tuple(shape))
 
 
 def _size(value: object) -> bool:
