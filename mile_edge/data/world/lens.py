@@ -7,54 +7,55 @@ from numpy.typing import NDArray
 
 from .raycast import F32
 from .surface import Surface
-from .weather import Air
+from .air import Air
 
 Array = NDArray[np.float32]
 
 
 def smooth(image: Array, weight: float) -> Array:
-    """A 3-tap blur of rows and columns of (H, W, C), `weight` on each neighbour."""
-    for axis in (0, 1):
-        before = np.roll(image, 1, axis)
-        after = np.roll(image, -1, axis)
-        edge = [slice(None)] * image.ndim
-        edge[axis] = slice(0, 1)
-        before[tuple(edge)] = image[tuple(edge)]
-        edge[axis] = slice(-1, None)
-        after[tuple(edge)] = image[tuple(edge)]
-        image = image * F32(1 - 2 * weight) + (before + after) * F32(weight)
+    """A 3-tap blur along the last two axes of (..., H, W), `weight` on each neighbour."""
+    side = F32(weight)
+    for _ in range(2):
+        out = image * F32(1 - 2 * weight)
+        out[..., 1:] += side * image[..., :-1]
+        out[..., :-1] += side * image[..., 1:]
+        out[..., 0] += side * image[..., 0]
+        out[..., -1] += side * image[..., -1]
+        image = out.swapaxes(-1, -2)
     return image
 
 
 def _box(image: Array, radius: int) -> Array:
-    for axis in (0, 1):
-        pad = [(radius + 1, radius) if a == axis else (0, 0) for a in range(image.ndim)]
+    """Box blur of (..., H, W), edges repeated."""
+    for axis in (-2, -1):
+        pad = [(0, 0)] * image.ndim
+        pad[axis] = (radius + 1, radius)
         total = np.cumsum(np.pad(image, pad, mode="edge"), axis=axis, dtype=F32)
         n = image.shape[axis]
-        image = (total.take(range(2 * radius + 1, 2 * radius + 1 + n), axis) - total.take(range(n), axis)) / F32(
-            2 * radius + 1)  # fmt: skip
+        span = 2 * radius + 1
+        high, low = np.arange(span, span + n), np.arange(n)
+        image = (total.take(high, axis) - total.take(low, axis)) * F32(1.0 / span)
     return image
 
 
 def bloom(image: Array, strength: float, spread: int) -> Array:
-    """Add a soft halo around everything brighter than white; works at quarter size."""
-    height, width = image.shape[:2]
+    """Add a soft halo around everything brighter than white to (3, H, W); works at quarter size."""
+    height, width = image.shape[1:]
     h, w = height // 4 * 4, width // 4 * 4
-    bright = np.clip(image[:h, :w] - 0.9, 0.0, 12.0).reshape(h // 4, 4, w // 4, 4, 3).mean((1, 3))
+    bright = np.clip(image[:, :h, :w] - F32(0.9), 0.0, 12.0).reshape(3, h // 4, 4, w // 4, 4).mean((2, 4))
     if not bright.any():
         return image
     halo = _box(_box(bright, spread), spread) + 0.4 * _box(_box(bright, max(1, spread // 3)), max(1, spread // 3))
-    big = np.repeat(np.repeat(halo, 4, 0), 4, 1)
-    big = smooth(smooth(big, 0.3), 0.3)
+    big = smooth(smooth(np.repeat(np.repeat(halo * F32(strength), 4, 1), 4, 2), 0.3), 0.3)
     out = image.copy()
-    out[:h, :w] += F32(strength) * big
+    out[:, :h, :w] += big
     return out
 
 
 def _streaks(image: Array, rng: np.random.Generator, air: Air) -> Array:
     """Falling rain as slanted, half transparent strokes."""
-    height, width = image.shape[:2]
-    count = int(rng.uniform(0.005, 0.012) * height * width)
+    height, width = image.shape[1:]
+    count = int(rng.uniform(0.002, 0.011) * height * width)
     slant = rng.uniform(-0.35, 0.35)
     length = rng.integers(int(0.03 * height) + 2, int(0.12 * height) + 4, count)
     y = rng.integers(-20, height, count)
@@ -66,13 +67,13 @@ def _streaks(image: Array, rng: np.random.Generator, air: Air) -> Array:
     good = (step[None] < length[:, None]) & (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     veil = np.zeros(height * width, F32)
     np.maximum.at(veil, (rows * width + columns)[good], np.broadcast_to(strength[:, None], rows.shape)[good])
-    veil2 = veil.reshape(height, width, 1)
-    return image + (np.array(air.haze, F32) * F32(1.5) - image) * veil2
+    haze = np.array(air.haze, F32)[:, None, None] * F32(1.5)
+    return image + (haze - image) * veil.reshape(height, width)
 
 
 def _drops(image: Array, rng: np.random.Generator) -> Array:
     """A few drops on the glass: small, blurred, upside-down pieces of the picture."""
-    height, width = image.shape[:2]
+    height, width = image.shape[1:]
     soft: Array | None = None
     for _ in range(int(rng.integers(0, 9))):
         radius = int(rng.uniform(0.008, 0.028) * width) + 1
@@ -84,15 +85,15 @@ def _drops(image: Array, rng: np.random.Generator) -> Array:
             soft = _box(image, max(2, width // 60))
         yy, xx = np.mgrid[y0:y1, x0:x1]
         away = np.hypot((yy - cy) * 0.85, xx - cx) / radius
-        cover = (np.clip(1.6 - 1.6 * away, 0.0, 0.85))[..., None].astype(F32)
-        far = soft[np.clip(2 * cy - yy - radius, 0, height - 1), np.clip(2 * cx - xx, 0, width - 1)]
-        image[y0:y1, x0:x1] = image[y0:y1, x0:x1] * (1 - cover) + cover * far * F32(1.05)
+        cover = (np.clip(1.6 - 1.6 * away, 0.0, 0.85)).astype(F32)
+        far = soft[:, np.clip(2 * cy - yy - radius, 0, height - 1), np.clip(2 * cx - xx, 0, width - 1)]
+        image[:, y0:y1, x0:x1] = image[:, y0:y1, x0:x1] * (1 - cover) + cover * far * F32(1.05)
     return image
 
 
 def _flakes(image: Array, depth: Array, rng: np.random.Generator, air: Air) -> Array:
     """Snowflakes between camera and street: many small far ones, a few large soft near ones."""
-    height, width = image.shape[:2]
+    height, width = image.shape[1:]
     veil = np.zeros((height, width), F32)
     count = int(rng.uniform(0.006, 0.018) * height * width)
     y, x = rng.integers(0, height - 1, count), rng.integers(0, width - 1, count)
@@ -110,27 +111,31 @@ def _flakes(image: Array, depth: Array, rng: np.random.Generator, air: Air) -> A
         blob = rng.uniform(0.35, 0.85) * np.exp(-(((yy - cy) / (size * 1.3)) ** 2 + ((xx - cx) / size) ** 2))
         patch = veil[y0:y1, x0:x1]
         np.maximum(patch, blob.astype(F32), out=patch)
-    return image + (np.array(air.haze, F32) * F32(1.25) - image) * veil[..., None]
+    return image + (np.array(air.haze, F32)[:, None, None] * F32(1.25) - image) * veil
 
 
 def photograph(surface: Surface, radiance: Array, air: Air, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The camera's picture (H, W, 3) uint8 of radiance (N, 3)."""
+    """The camera's picture (H, W, 3) uint8 of radiance (3, N)."""
     height, width = surface.shape
-    image = radiance.reshape(height, width, 3)
+    image = radiance.reshape(3, height, width)
     if air.lamps > 0.1 or air.wet > 0.5:
         thick = air.thickness > 0.005
-        image = bloom(image, 0.16 if not thick else 0.3, max(2, width // (40 if thick else 64)))
+        image = bloom(image, 0.3 if thick else 0.16, max(2, width // (40 if thick else 64)))
     if air.domain == "rain":
-        image = _drops(_streaks(image, rng, air).copy(), rng)
+        image = _drops(_streaks(image, rng, air), rng)
     elif air.domain == "snow":
         image = _flakes(image, surface.depth.reshape(height, width), rng, air)
-    image = smooth(image, 0.09 if air.domain != "rain" else 0.13)
+    image = smooth(image, 0.13 if air.domain == "rain" else 0.09)
     exposure = air.exposure * float(rng.uniform(0.86, 1.16))
-    balance = rng.uniform(0.96, 1.04, 3).astype(F32)
-    image = image * (balance * F32(exposure))
-    image = image * (1.0 + 0.18 * image) / (1.0 + image * 0.95) * F32(1.36)
+    image = image * (rng.uniform(0.96, 1.04, (3, 1, 1)).astype(F32) * F32(exposure))
+    image *= (1.36 + 0.245 * image) / (1.0 + 0.95 * image)
     light = np.clip(image, 0.0, 1.0)
-    shot = rng.standard_normal((height, width, 3), dtype=F32)
-    shot *= F32(air.noise) * (0.6 + 0.8 * np.sqrt(light)) * F32(0.8)
-    level = np.sqrt(light) * (1.0 - 0.08 * (1 - light)) + shot
-    return np.clip(level * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    root = np.sqrt(light)
+    shot = rng.standard_normal(light.shape, dtype=F32)
+    shot *= F32(0.48 * air.noise) + F32(0.64 * air.noise) * root
+    root *= 0.92 + 0.08 * light
+    root += shot
+    root *= 255.0
+    root += 0.5
+    np.clip(root, 0.0, 255.0, out=root)
+    return np.ascontiguousarray(root.astype(np.uint8).transpose(1, 2, 0))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .materials import Finish
 from .raycast import F32
 from .scene import Scene
 from .shapes import CYLINDER, HULL, M_SKY
@@ -148,35 +149,103 @@ def _look_up(grid: Array, lateral: Array, z: Array, origin: float) -> Array:
     return low * (1 - fz) + high * fz
 
 
-def sunshine(surface: Surface, sun: Sun, lit: NDArray[np.int64]) -> Array:
-    """Share of the sun that reaches each pixel of `lit`, 0..1."""
-    scene = surface.scene
-    hidden = _still_shadow(*_key(scene), sun).copy()
-    origin = scene.blocks[0].start
-    moving = scene.rows[scene.moving :]
-    moving = moving[moving[:, 5] > 0.2]
-    fall, step, grid = math.tan(sun.elevation), 0.4, hidden
-    if len(moving):
-        _trail(grid, moving, scene, origin, sun, fall, step)
-    point, normal = surface.point[lit], surface.normal[lit]
-    x = surface.lateral[lit] + F32(0.3) * normal[:, 0]
-    z = point[:, 2] + F32(0.3) * normal[:, 2]
-    clear = (point[:, 1] + F32(0.05) - _look_up(hidden, x, z, origin)) * F32(2.5) + F32(0.5)
-    return np.clip(clear, 0.0, 1.0)
+@dataclass(frozen=True)
+class Lit:
+    """The L pixels below the sky with what light needs of them, and maps of light and shade worked out once.
 
+    `at` (L,) and `above` index the pixels of the picture; `normal`, `point`, `ray` (L, 3), `lateral`, `reach`,
+    `material` (L,), `albedo` (3, L). `shiny` and `glowing` index into L; `glass`, `glow`, `beacon` belong to them.
+    """
 
-def sunlit(surface: Surface, sun: Sun) -> Array:
-    """Sun that falls on each pixel (N,), 1 where it shines straight onto it."""
-    lit = np.flatnonzero(surface.material != M_SKY)
-    out = np.zeros(len(surface.material), F32)
-    out[lit] = np.maximum(surface.normal[lit] @ sun.direction, 0.0) * sunshine(surface, sun, lit)
-    return out
+    surface: Surface
+    at: NDArray[np.int64]
+    above: NDArray[np.int64]
+    normal: Array
+    point: Array
+    ray: Array
+    lateral: Array
+    reach: Array
+    material: NDArray[np.uint8]
+    albedo: Array
+    shiny: NDArray[np.int64]
+    glass: Array
+    glowing: NDArray[np.int64]
+    glow: Array
+    beacon: Array
+    _suns: dict[Sun, Array]
+
+    @staticmethod
+    def make(surface: Surface, finish: Finish) -> Lit:
+        """The lit part of a surface."""
+        sky = surface.material == M_SKY
+        at = np.flatnonzero(~sky)
+        glass = finish.glass[at]
+        shiny = np.flatnonzero(glass > 0)
+        glowing = np.flatnonzero((finish.glow[at, 0] + finish.beacon[at].max(1)) > 0)
+        return Lit(
+            surface, at, np.flatnonzero(sky), surface.normal[at], surface.point[at], surface.ray[at],
+            surface.lateral[at], surface.reach[at], surface.material[at], np.ascontiguousarray(finish.albedo[at].T),
+            shiny, glass[shiny], glowing, finish.glow[at[glowing]].T.copy(), finish.beacon[at[glowing]].T.copy(), {},
+        )  # fmt: skip
+
+    def sunshine(self, sun: Sun) -> Array:
+        """Share of the sun that reaches each pixel, 0..1."""
+        if sun not in self._suns:
+            scene = self.surface.scene
+            hidden = _still_shadow(*_key(scene), sun).copy()
+            origin = scene.blocks[0].start
+            moving = scene.rows[scene.moving :]
+            _trail(hidden, moving[moving[:, 5] > 0.2], scene, origin, sun)
+            x = self.lateral + F32(0.3) * self.normal[:, 0]
+            z = self.point[:, 2] + F32(0.3) * self.normal[:, 2]
+            clear = (self.point[:, 1] + F32(0.05) - _look_up(hidden, x, z, origin)) * F32(2.5) + F32(0.5)
+            self._suns[sun] = np.clip(clear, 0.0, 1.0)
+        return self._suns[sun]
+
+    def sunlit(self, sun: Sun) -> Array:
+        """Sun that falls on each pixel of the picture (N,), 1 where it shines straight onto it."""
+        out = np.zeros(len(self.surface.material), F32)
+        out[self.at] = np.maximum(self.normal @ sun.direction, 0.0) * self.sunshine(sun)
+        return out
+
+    @cached_property
+    def contact(self) -> Array:
+        """How open to the sky each pixel is near the ground, 0..1: less beside walls and below cars."""
+        scene = self.surface.scene
+        grid = _still_contact(*_key(scene)).copy()
+        moving = scene.rows[scene.moving :].copy()
+        moving[:, 1], moving[:, 5] = 0.0, 0.5
+        _stamp(grid, moving, scene, scene.blocks[0].start, -0.05)
+        moving[:, 5] = 0.3
+        _stamp(grid, moving, scene, scene.blocks[0].start, 0.2)
+        shade = _look_up(grid, self.lateral, self.point[:, 2], scene.blocks[0].start)
+        return 1.0 - F32(0.75) * np.clip(shade, 0.0, 1.0) * np.clip(1.0 - self.point[:, 1] / F32(0.9), 0.0, 1.0)
+
+    @cached_property
+    def lamplight(self) -> Array:
+        """Street lamps' light, 1 on the ground straight below a lamp; fades above their heads."""
+        scene = self.surface.scene
+        ground = _look_up(_lamps(*_key(scene)), self.lateral, self.point[:, 2], scene.blocks[0].start)
+        return ground * np.clip(F32(1.35) - self.point[:, 1] / F32(5.5), 0.02, 1.0)
+
+    @cached_property
+    def headlight(self) -> Array:
+        """Our own low beam: bright from 4 to 20 m, cut off at the horizon."""
+        turn = self.surface.scene.camera.turn.astype(F32)
+        forward = turn[2] * np.array([1.0, 0.0, 1.0], F32)
+        forward /= np.sqrt((forward * forward).sum())
+        aside = self.ray @ turn[0]
+        beam = np.exp(-((aside / F32(0.42)) ** 2)) * np.clip(0.1 - self.ray[:, 1] * 14.0, 0.06, 1.0)
+        fall = np.clip(self.reach / F32(5.0), 0.15, 1.0) * (60.0 / (60.0 + self.reach * self.reach))
+        facing = np.clip(-np.einsum("ki,ki->k", self.ray, self.normal), 0.05, 1.0)
+        return beam * fall * (0.35 + 0.65 * facing)
 
 
 def _trail(
-    grid: Array, rows: NDArray[np.float64], scene: Scene, origin: float, sun: Sun, fall: float, step: float
+    grid: Array, rows: NDArray[np.float64], scene: Scene, origin: float, sun: Sun
 ) -> None:
     """Lay the shadows of moving bodies over the map."""
+    fall, step = math.tan(sun.elevation), 0.4
     near = rows[np.abs(rows[:, 2] - scene.camera.position[2]) < 60.0]
     for k in range(12):
         moved = near.copy()
@@ -188,26 +257,3 @@ def _trail(
             return
         moved[:, [4, 6]] *= 0.9
         _stamp(grid, moved, scene, origin, 0.0)
-
-
-def contact(surface: Surface, at: NDArray[np.int64]) -> Array:
-    """How open to the sky each pixel of `at` is near the ground, 0..1: less beside walls and below cars."""
-    scene = surface.scene
-    grid = _still_contact(*_key(scene)).copy()
-    moving = scene.rows[scene.moving :].copy()
-    if len(moving):
-        moving[:, 1], moving[:, 5] = 0.0, 0.5
-        _stamp(grid, moving, scene, scene.blocks[0].start, -0.05)
-        moving[:, 5] = 0.3
-        _stamp(grid, moving, scene, scene.blocks[0].start, 0.2)
-    point = surface.point[at]
-    shade = _look_up(grid, surface.lateral[at], point[:, 2], scene.blocks[0].start)
-    return 1.0 - F32(0.75) * np.clip(shade, 0.0, 1.0) * np.clip(1.0 - point[:, 1] / 0.9, 0.0, 1.0)
-
-
-def lamplight(surface: Surface) -> Array:
-    """Street lamps' light at every pixel, 1 on the ground straight below a lamp; fades above their heads."""
-    scene = surface.scene
-    point = surface.point
-    ground = _look_up(_lamps(*_key(scene)), surface.lateral, point[:, 2], scene.blocks[0].start)
-    return ground * np.clip(1.35 - point[:, 1] / 5.5, 0.02, 1.0)

@@ -165,7 +165,7 @@ def _bus(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Ar
     glass = (side != 1) & (ly > -0.05) & (ly < 0.72) & ~((side == 0) & bars) & ~((side == 2) & (np.abs(lx) > 0.92))
     lamps = (side == 2) & (np.abs(lx) > 0.72) & (ly > -0.75) & (ly < -0.6)
     out.albedo[at[glass]] = (0.02, 0.023, 0.026)
-    out.glow[at[glass]] = (0.5, 0.46, 0.36)
+    out.glow[at[glass]] = (0.28, 0.26, 0.20)
     out.glow[at[lamps & (lz > 0)]] = (12.0, 11.5, 10.0)
     out.glow[at[lamps & (lz < 0)]] = (3.0, 0.1, 0.08)
     out.albedo[at[ly < -0.88]] = (0.02, 0.02, 0.02)

@@ -51,10 +51,12 @@ def camera_at(street: Street, t: float, size: tuple[int, int]) -> Camera:
     height, width = size
     rng = stream(street.seed, 3)
     lane = (rng.randrange(street.lanes) + 0.5) * street.lane_width + rng.uniform(-0.3, 0.3)
+    if street.on_walk:
+        lane = street.half(1) + 0.62 * street.walk_width[1]
     phase = rng.uniform(0.0, 6.28)
     z = street.speed * t
-    x = lane + 0.35 * math.sin(0.23 * t + phase) + float(street.shift(z))
-    y = street.eye_height + 0.03 * math.sin(5.1 * t + phase)
+    x = lane + (0.12 if street.on_walk else 0.35) * math.sin(0.23 * t + phase) + float(street.shift(z))
+    y = street.eye_height + (WALK_HEIGHT if street.on_walk else 0.0) + 0.03 * math.sin(5.1 * t + phase)
     yaw = street.slope(z + 6.0) + 0.05 * math.sin(0.41 * t + phase) + 0.03 * math.sin(1.3 * t)
     pitch = street.eye_pitch + 0.012 * math.sin(1.7 * t + phase) + 0.006 * math.sin(4.3 * t)
     roll = 0.012 * math.sin(0.9 * t + phase)
@@ -122,5 +124,7 @@ def _walk(street: Street, walker: Walker, t: float, here: float) -> list[Row]:
     else:
         lap = way % (2.0 * walker.span)
         z = walker.z + (lap if lap < walker.span else 2.0 * walker.span - lap)
+        if street.on_walk and walker.x > 0.0 and abs(z - here) < 2.2:
+            return []
         pose = street.pose(walker.x, z, 0.0 if lap < walker.span else math.pi, WALK_HEIGHT)
     return shapes.person(rng, pose, stride)

@@ -12,7 +12,7 @@ from .noise import sample
 from .raycast import F32
 from .street import stream
 from .surface import Surface
-from .weather import Air
+from .air import Air
 
 RANGE = 60.0
 """Metres the depth camera reaches in clear air; 16 bit of millimetres end at 65.5 m."""
@@ -38,8 +38,9 @@ def depth_image(surface: Surface, finish: Finish, air: Air, rng: np.random.Gener
     lost |= (jump > 0.12) & (luck < 0.55)
     facing = np.abs((surface.ray * surface.normal).sum(1)).reshape(height, width)
     lost |= (facing < 0.10) & (0.65 * coarse + 0.35 * luck < 0.85 - facing * 6.0)
-    glass = (finish.glass > 0.4).reshape(height, width)
+    glass = (finish.glass > 0.55).reshape(height, width)
     lost |= glass & (coarse < 0.62)
+    lost |= (finish.glass > 0.4).reshape(height, width) & (coarse < 0.2)
     share = 0.004 + 0.05 * (air.wet > 0.5) + min(0.4, 4.0 * air.thickness) * np.clip(near / limit, 0, 1)
     lost |= 0.5 * (luck + coarse) < share
     wet = (air.wet > 0.5) & np.isin(surface.material, (shapes.M_ROAD,)).reshape(height, width)
@@ -58,10 +59,10 @@ def depth_image(surface: Surface, finish: Finish, air: Air, rng: np.random.Gener
 _KELVIN = np.zeros(32, F32)
 """Each material's kelvin above the air on an overcast day."""
 for _material, _value in {
-    shapes.M_ROAD: 1.5, shapes.M_WALK: 1.0, shapes.M_KERB: 1.0, shapes.M_GRASS: -1.2, shapes.M_FACADE: 2.6,
-    shapes.M_ROOF: -1.0, shapes.M_METAL: -0.6, shapes.M_SIGN: -0.8, shapes.M_LEAF: -0.9, shapes.M_BARK: 0.2,
+    shapes.M_ROAD: 3.2, shapes.M_WALK: 1.2, shapes.M_KERB: 1.0, shapes.M_GRASS: -2.2, shapes.M_FACADE: 4.0,
+    shapes.M_ROOF: -1.0, shapes.M_METAL: -1.8, shapes.M_SIGN: -2.0, shapes.M_LEAF: -2.0, shapes.M_BARK: 0.2,
     shapes.M_PAINT: 0.6, shapes.M_CABIN: -0.5, shapes.M_TYRE: 1.5, shapes.M_SKIN: 3.0, shapes.M_CLOTH: 1.0,
-    shapes.M_LAMP: 3.0, shapes.M_FAR: -0.5, shapes.M_PLAIN: 1.2, shapes.M_SIGNAL: 4.0, shapes.M_BUS: 1.5,
+    shapes.M_LAMP: 3.0, shapes.M_FAR: -0.5, shapes.M_PLAIN: 2.5, shapes.M_SIGNAL: 4.0, shapes.M_BUS: 1.5,
 }.items():  # fmt: skip
     _KELVIN[_material] = _value
 
@@ -102,5 +103,6 @@ def thermal_image(
     kelvin = smooth(smooth(kelvin, 0.16), 0.12)
     columns = rng.standard_normal((1, width), dtype=F32) * F32(0.06)
     drift = float(rng.normal(0.0, 0.4))
+    kelvin = outside + (kelvin - outside) * F32(street.uniform(0.9, 1.4))
     kelvin += rng.standard_normal((height, width), dtype=F32) * F32(0.11) + columns + F32(drift)
     return np.clip(kelvin * 100.0 + 0.5, 0, 65535).astype(np.uint16)

@@ -68,6 +68,7 @@ class Street:
     eye_height: float
     eye_pitch: float
     focal: float
+    on_walk: bool
     lamp_colour: tuple[float, float, float]
     marking: int
     tint: tuple[float, float, float] = field(default=(1.0, 1.0, 1.0))
@@ -78,17 +79,20 @@ class Street:
         rng = stream(seed, 1)
         road = rng.uniform(0.85, 1.15)
         warm = rng.uniform(-0.05, 0.05)
+        walk = rng.uniform(1.8, 4.2)
+        on_walk = walk > 2.4 and rng.random() < 0.25
         return Street(
             seed=seed,
             lanes=rng.choice((1, 1, 1, 2)),
             lane_width=rng.uniform(2.9, 3.6),
             parking=(rng.random() < 0.7, rng.random() < 0.7),
-            walk_width=(rng.uniform(1.8, 4.2), rng.uniform(1.8, 4.2)),
+            walk_width=(rng.uniform(1.8, 4.2), walk),
             block_length=rng.uniform(46.0, 84.0),
             bend=(rng.choice((0.0, 1.0, 1.0)) * rng.uniform(1.5, 8.0), rng.uniform(160.0, 300.0), rng.uniform(0, 6.28)),
             style=rng.choice(buildings.STYLES),
-            speed=rng.uniform(5.0, 11.0),
-            eye_height=rng.choice((rng.uniform(1.15, 1.6), rng.uniform(1.5, 2.4))),
+            speed=rng.uniform(2.0, 3.5) if on_walk else rng.uniform(5.0, 11.0),
+            eye_height=rng.uniform(0.75, 1.4) if on_walk else rng.choice((rng.uniform(1.15, 1.6), rng.uniform(1.5, 2.4))),
+            on_walk=on_walk,
             eye_pitch=rng.uniform(-0.11, 0.03),
             focal=rng.uniform(0.72, 1.05),
             lamp_colour=rng.choice(((1.0, 0.62, 0.25), (1.0, 0.78, 0.5), (0.88, 0.95, 1.0))),
@@ -248,15 +252,15 @@ def _parked(street: Street, rng: Random, low: float, high: float) -> list[Row]:
 
 
 def _walkers(street: Street, rng: Random, start: float, cross: float, style: str) -> list[Walker]:
-    crowd = {"urban": 7, "downtown": 9, "suburb": 3, "works": 2, "park": 4}[style]
+    crowd = {"urban": 14, "downtown": 18, "suburb": 8, "works": 6, "park": 9}[style]
     people = []
-    for _ in range(rng.randint(1, crowd)):
+    for _ in range(rng.randint(crowd // 3, crowd)):
         side = rng.randrange(2)
-        x = (1 if side else -1) * (street.half(side) + rng.uniform(0.9, street.walk_width[side] - 0.3))
+        x = (1 if side else -1) * (street.half(side) + rng.uniform(0.6, street.walk_width[side] - 0.3))
         people.append(Walker(rng.randrange(1 << 30), x, rng.uniform(start + cross, start + street.block_length),
                              rng.uniform(3.0, 12.0), rng.uniform(0.7, 1.5), rng.uniform(0, 40.0), False))  # fmt: skip
-    if rng.random() < 0.5:
-        for _ in range(rng.randint(1, 3)):
+    if rng.random() < 0.65:
+        for _ in range(rng.randint(1, 4)):
             z = start + cross + rng.uniform(0.6, 2.4) if cross else start + rng.uniform(20.0, 40.0)
             people.append(Walker(rng.randrange(1 << 30), 0.0, z, 0.0, rng.uniform(0.9, 1.5), rng.uniform(0, 40.0), True))
     return people

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 
 from mile_edge.errors import DataError
 
+from .air import Air
 from .classes import DOMAINS, SENSORS
 from .lens import photograph
-from .light import sunlit
+from .light import Lit
 from .materials import Finish, finish
 from .scene import compose
 from .sensors import depth_image, thermal_image
 from .street import Street
 from .surface import Surface, visible
-from .weather import Air, shade
+from .weather import shade
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,10 @@ class World:
             raise DataError(f"The world's time is {t} s; give a number from 0 to 1000000.")
         surface = visible(compose(self._street, t, self.size))
         coat = finish(surface)
+        lit = Lit.make(surface, coat)
         label = surface.label.reshape(self.size)
         label.setflags(write=False)
-        return _Moment(surface, coat, label, t)
+        return _Moment(surface, coat, lit, label, t)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class _Moment:
 
     surface: Surface
     coat: Finish
+    lit: Lit
     label: NDArray[np.uint8]
     time: float
 
@@ -109,10 +112,10 @@ class _Moment:
             [seed, round(self.time * 1e4), DOMAINS.index(domain), SENSORS.index(sensor), *self.surface.shape]
         )
         if sensor == "camera":
-            return photograph(self.surface, shade(self.surface, self.coat, air), air, rng)
+            return photograph(self.surface, shade(self.lit, air), air, rng)
         if sensor == "depth":
             return depth_image(self.surface, self.coat, air, rng)
-        sunny = sunlit(self.surface, air.sun) if domain in ("clear", "dusk") else None
+        sunny = self.lit.sunlit(air.sun) if domain in ("clear", "dusk") else None
         return thermal_image(self.surface, self.coat, air, sunny, rng)
 
 
