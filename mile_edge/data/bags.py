@@ -1,0 +1,230 @@
+"""Bags: recorded messages of ROS 2 (MCAP, sqlite3) and ROS 1, read without ROS, damaged ones as far as they go.
+
+A bag is a folder as rosbag2 writes it, with or without a usable `metadata.yaml`, or one file of it. Messages stream in
+time order, so that memory does not grow with the bag; what cannot be read is counted in `Bag.losses` by reason.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mile_edge.data.definitions import Definitions
+from mile_edge.data.storage.mcap import McapStorage
+from mile_edge.data.storage.mcap_records import MAGIC as MCAP_MAGIC
+from mile_edge.data.storage.records import Record, Storage, add_loss
+from mile_edge.data.storage.rosbag1 import Rosbag1Storage
+from mile_edge.data.storage.rosbag1_scan import MAGIC as ROSBAG1_MAGIC
+from mile_edge.data.storage.segments import unpack_file, unpack_message
+from mile_edge.data.storage.sqlite import SqliteStorage
+from mile_edge.errors import BagError
+
+UNPARSED = "message that does not parse"
+MISSING_FILE = "bag file listed in metadata.yaml but missing"
+UNREADABLE_FILE = "bag file that cannot be read"
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_MAGICS: tuple[tuple[bytes, str], ...] = (
+    (MCAP_MAGIC, ".mcap"),
+    (b"SQLite format 3\0", ".db3"),
+    (ROSBAG1_MAGIC, ".bag"),
+    (_ZSTD_MAGIC, ".zstd"),
+)
+_STORAGES: dict[str, Callable[[Path], Storage]] = {
+    ".mcap": McapStorage,
+    ".db3": SqliteStorage,
+    ".bag": Rosbag1Storage,
+}
+_SUFFIXES = (*_STORAGES, ".zstd", ".active")
+
+
+@dataclass(frozen=True)
+class BagTopic:
+    """A topic of a bag: its name, its type as "package/msg/Type", and its messages (None where not known)."""
+
+    name: str
+    msgtype: str
+    count: int | None
+
+
+class BagMessage(NamedTuple):
+    """One message: its topic, bag time in nanoseconds, type, and fields as attributes (arrays as numpy arrays)."""
+
+    topic: str
+    time: int
+    msgtype: str
+    value: Any
+
+
+class Bag:
+    """An open bag. Use `Bag.open`, and close it or use it as a context manager.
+
+    Attributes:
+        path: as it was given.
+        topics: name to description.
+        losses: reason to count of what could not be read so far; complete once `messages` has run out.
+    """
+
+    def __init__(self, path: Path, storages: list[Storage], stack: ExitStack, losses: Counter[str]) -> None:
+        self.path = path
+        self.losses = losses
+        self._storages = storages
+        self._stack = stack
+        self._definitions = Definitions()
+        self.topics = _merge_topics(storages)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bag:
+        """Open a bag.
+
+        Args:
+            path: a bag folder, or one .mcap, .db3 or .bag file, zstd-compressed or not.
+
+        Raises:
+            BagError: nothing there can be read as a bag.
+        """
+        path = Path(path)
+        losses: Counter[str] = Counter()
+        files = _files_of(path, losses)
+        problems: list[str] = []
+        with ExitStack() as stack:
+            storages: list[Storage] = []
+            for file in files:
+                try:
+                    storage = _open_storage(file, stack)
+                except BagError as problem:
+                    problems.append(str(problem))
+                    add_loss(losses, UNREADABLE_FILE)
+                    continue
+                stack.callback(storage.close)
+                storages.append(storage)
+            if not storages:
+                raise BagError(
+                    problems[0] if problems else f"The bag '{path}' names no file that exists; copy it again."
+                )
+            bag = cls(path, storages, stack.pop_all(), losses)
+        if not bag.topics:
+            bag.close()
+            raise BagError(f"The bag '{path}' holds no topics; it is empty, or too damaged to read.")
+        return bag
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on how the bag had to be read."""
+        return tuple(note for storage in self._storages for note in storage.notes)
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
+        """Yield messages in the order of bag time.
+
+        A message that cannot be read or parsed is left out and counted in `losses`.
+
+        Args:
+            topics: only these; all when None.
+        """
+        wanted = frozenset(self.topics if topics is None else topics)
+        streams = [storage.records(wanted, self.losses) for storage in self._storages]
+        for record in heapq.merge(*streams, key=lambda record: record.time):
+            try:
+                value = self._definitions.parse(record.channel, _plain(record))
+            except Exception:  # noqa: BLE001 - damaged bytes raise whatever the parser stumbles over
+                add_loss(self.losses, UNPARSED)
+                continue
+            yield BagMessage(record.channel.topic, record.time, record.channel.msgtype, value)
+
+    def close(self) -> None:
+        """Release the files."""
+        self._stack.close()
+
+    def __enter__(self) -> Bag:
+        """Return the bag itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the bag."""
+        self.close()
+
+
+def _merge_topics(storages: Collection[Storage]) -> dict[str, BagTopic]:
+    topics: dict[str, BagTopic] = {}
+    for channel in (channel for storage in storages for channel in storage.channels):
+        known = topics.get(channel.topic)
+        if known is None:
+            topics[channel.topic] = BagTopic(channel.topic, channel.msgtype, channel.count)
+        else:
+            total = None if known.count is None or channel.count is None else known.count + channel.count
+            topics[channel.topic] = BagTopic(channel.topic, known.msgtype or channel.msgtype, total)
+    return dict(sorted(topics.items()))
+
+
+def _plain(record: Record) -> bytes | memoryview:
+    # rosbag2 can compress each message; no CDR message starts with zstd's magic, its first byte being 0.
+    if record.channel.encoding == "cdr" and record.data[:4] == _ZSTD_MAGIC:
+        return unpack_message(record.data)
+    return record.data
+
+
+def _files_of(path: Path, losses: Counter[str]) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BagError(f"The bag '{path}' does not exist; give a bag folder or a .mcap, .db3 or .bag file.")
+    listed = _listed_files(path)
+    if listed:
+        present = [file for file in listed if file.is_file()]
+        add_loss(losses, MISSING_FILE, len(listed) - len(present))
+        if present:
+            return present
+    found = sorted((file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
+    if not found:
+        raise BagError(f"The folder '{path}' holds no bag; it needs a .mcap, .db3 or .bag file.")
+    return found
+
+
+def _listed_files(path: Path) -> list[Path]:
+    """The files that metadata.yaml lists, none where it is missing or broken: it is rewritten last, and lost first."""
+    try:
+        metadata = YAML(typ="safe", pure=True).load((path / "metadata.yaml").read_text(encoding="utf-8"))
+        names = metadata["rosbag2_bagfile_information"]["relative_file_paths"]
+        # Only the name counts: old bags list a path from elsewhere, and a hostile one could leave the folder.
+        return [path / PurePosixPath(name).name for name in names]
+    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _natural(file: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+
+
+def _open_storage(path: Path, stack: ExitStack) -> Storage:
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+        kind = next((suffix for magic, suffix in _MAGICS if head.startswith(magic)), None)
+        if kind == ".zstd":
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mile-edge-bag-")))
+            plain = folder / path.name.removesuffix(".zstd")
+            with path.open("rb") as packed, plain.open("wb") as target:
+                shutil.copyfileobj(unpack_file(packed), target)
+            return _open_storage(plain, stack)
+        # A damaged first page may hide the magic: then the name decides.
+        opener = _STORAGES.get(kind or path.suffix)
+        if opener is None or not head:
+            raise BagError(f"The file '{path}' is not a bag; give a .mcap, .db3 or .bag file (ROS 1: version 2.0).")
+        return opener(path)
+    except (OSError, EOFError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else "it is damaged"
+        raise BagError(f"The bag file '{path}' cannot be read: {reason}.") from None
