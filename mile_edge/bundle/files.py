@@ -14,12 +14,14 @@ from mile_edge.errors import MileError
 
 PARTIAL = ".partial"
 CHUNK = 1 << 20
+MAX_NAMED = 240
 
 
 def named(path: str | os.PathLike[str]) -> str:
-    """A path for a message, on one line whatever its letters."""
+    """A path for a message: on one line whatever its letters, and its end where it is long."""
     text = os.fspath(path)
-    return text if text.isprintable() else ascii(text)
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= MAX_NAMED else "..." + text[-MAX_NAMED:]
 
 
 def reason(error: OSError) -> str:
