@@ -170,4 +170,4 @@ def _ragged(
     texture = leaf[iy[:, None], ix]
     back = 1.0 / max(spread[2], 0.5)
     lift = (near - back) / max(1e-9, near.max() - back)
-    return near * (1.0 + 0.012 * texture), hit & (lift > 0.22 * texture - 0.12)
+    return near * (1.0 + 0.012 * texture), hit & (lift > 0.30 * texture - 0.14)

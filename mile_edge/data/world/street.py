@@ -254,7 +254,7 @@ def _parked(street: Street, rng: Random, low: float, high: float) -> list[Row]:
 def _walkers(street: Street, rng: Random, start: float, cross: float, style: str) -> list[Walker]:
     crowd = {"urban": 14, "downtown": 18, "suburb": 8, "works": 6, "park": 9}[style]
     people = []
-    for _ in range(rng.randint(crowd // 3, crowd)):
+    for _ in range(rng.randint(crowd // 2, crowd)):
         side = rng.randrange(2)
         x = (1 if side else -1) * (street.half(side) + rng.uniform(0.6, street.walk_width[side] - 0.3))
         people.append(Walker(rng.randrange(1 << 30), x, rng.uniform(start + cross, start + street.block_length),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ def write_folder(
     sensor: str = "camera",
     size: tuple[int, int] = (240, 320),
     *,
+    limit: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Render `frames_per_seed` frames of every seed into a new folder with images/, labels/ and classes.yaml.
@@ -46,6 +48,7 @@ def write_folder(
         domain: one of `DOMAINS`, or several, taken in turn frame by frame.
         sensor: camera (JPEG), depth (16-bit PNG, millimetres) or thermal (16-bit PNG, 0.01 K).
         size: (height, width) in pixels.
+        limit: stop after so many frames in all.
         progress: called with (frames done, frames in all) after every frame.
 
     Returns:
@@ -69,7 +72,7 @@ def write_folder(
         (aside / "images").mkdir()
         (aside / "labels").mkdir()
         (aside / "classes.yaml").write_text(_classes_yaml(sensor, domains), encoding="utf-8")
-        total = len(worlds) * frames_per_seed
+        total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
         for number in range(total):
             world, step = worlds[number // frames_per_seed], number % frames_per_seed
             image, label = world.view(step * FRAME_GAP, domains[number % len(domains)], sensor)
