@@ -53,13 +53,13 @@ _DESCRIPTIONS: dict[str, BaseDescription] = {
 }
 
 
-def describe(model: nn.Module) -> BaseDescription:
-    """Where classifier, taps and adapted layers of ``model`` are.
+def describe(model: nn.Module | str) -> BaseDescription:
+    """Where classifier, taps and adapted layers are, of a network or of a Hugging Face model type.
 
     Raises:
-        RecipeError: the model's type has no entry here.
+        RecipeError: the type has no entry here.
     """
-    kind = model.config.model_type
+    kind = model if isinstance(model, str) else model.config.model_type
     if kind not in _DESCRIPTIONS:
         known = ", ".join(sorted(_DESCRIPTIONS))
         raise RecipeError(f"base type {kind!r} is not described (known: {known}); add it to mile_edge/network/base.py")

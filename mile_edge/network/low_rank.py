@@ -12,35 +12,53 @@ from torch import nn
 from torch.nn import functional
 
 
-@torch.library.custom_op("mile::low_rank", mutates_args=())
 def low_rank(
-    frozen: torch.Tensor, x: torch.Tensor, bank: torch.Tensor, expert: torch.Tensor, offset: int, rank: int
+    product: torch.Tensor,
+    bias: torch.Tensor,
+    x: torch.Tensor,
+    bank: torch.Tensor,
+    expert: torch.Tensor,
+    offset: int,
+    rank: int,
 ) -> torch.Tensor:
-    """The frozen layer's output plus each sample's own low-rank term.
+    """The frozen layer's product and bias plus each sample's own low-rank term: (B, N, out).
 
-    One operator, so that the exporter can write it as the ONNX function ``mile::LowRank`` and a fused kernel can take its place.
+    The ONNX exporter sees one node, ``mile::LowRank``, whose body ``mile_edge.export`` adds as a model-local function:
+    a fused kernel can take its place by name.
 
     Args:
-        frozen: (B, N, out) output of the frozen layer.
+        product: (B, N, out) the frozen layer's weight times its input.
+        bias: (out,) of the frozen layer.
         x: (B, N, in) its input.
         bank: (E, P) one row of weights per expert.
         expert: (B,) int64 row for each sample.
         offset: where this layer's A starts in a row; B follows it.
         rank: of A (rank, in) and B (out, rank).
     """
-    inputs, outputs = x.shape[-1], frozen.shape[-1]
+    inputs, outputs = x.shape[-1], product.shape[-1]
     middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
+    if torch.onnx.is_in_onnx_export():
+        attributes = {
+            "a_start": [offset],
+            "a_end": [middle],
+            "a_shape": [-1, rank, inputs],
+            "b_start": [middle],
+            "b_end": [end],
+            "b_shape": [-1, outputs, rank],
+            "rank": rank,
+        }
+        return torch.onnx.ops.symbolic(
+            "mile::LowRank",
+            (product, bias, x, bank, expert),
+            attributes,
+            dtype=product.dtype,
+            shape=product.shape,
+            version=1,
+        )
     rows = bank[expert]
     a = rows[:, offset:middle].reshape(-1, rank, inputs)
     b = rows[:, middle:end].reshape(-1, outputs, rank)
-    return frozen + (x @ a.transpose(1, 2)) @ b.transpose(1, 2)
-
-
-@low_rank.register_fake
-def _(
-    frozen: torch.Tensor, x: torch.Tensor, bank: torch.Tensor, expert: torch.Tensor, offset: int, rank: int
-) -> torch.Tensor:
-    return torch.empty_like(frozen)
+    return product + ((x @ a.transpose(1, 2)) @ b.transpose(1, 2) + bias)
 
 
 class LowRankLinear(nn.Module):
@@ -72,15 +90,23 @@ class LowRankLinear(nn.Module):
         self._bank, self._expert, self._offset = bank, expert, offset
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        frozen = self.frozen(x)
+        if self._bank is None and isinstance(self.frozen, nn.Linear):
+            return self.frozen(x) + self._own_path(x)
+        tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)
+        y = self._routed(tokens) if self._bank is not None else self._frozen_product(tokens) + self._own_path(tokens)
         if isinstance(self.frozen, nn.Linear):
-            return self._add(frozen, x)
-        summed = self._add(frozen.flatten(2).transpose(1, 2), x.flatten(2).transpose(1, 2))
-        return summed.transpose(1, 2).reshape(frozen.shape)
+            return y.reshape(*x.shape[:-1], self.out_features)
+        return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *x.shape[2:])
 
-    def _add(self, frozen: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        if self._bank is None:
-            return frozen + functional.linear(functional.linear(x, self.lora_A), self.lora_B)
-        tokens = x if x.dim() == 3 else x.flatten(1, -2)
-        rows = frozen if frozen.dim() == 3 else frozen.flatten(1, -2)
-        return torch.ops.mile.low_rank(rows, tokens, self._bank, self._expert, self._offset, self.rank).view_as(frozen)
+    def _own_path(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(functional.linear(x, self.lora_A), self.lora_B)
+
+    def _frozen_product(self, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.linear(tokens, self.frozen.weight.flatten(1), self.frozen.bias)
+
+    def _routed(self, tokens: torch.Tensor) -> torch.Tensor:
+        product = functional.linear(tokens, self.frozen.weight.flatten(1))
+        bias = self.frozen.bias
+        if bias is None:
+            bias = product.new_zeros(self.out_features)
+        return low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from mile_edge.bundle import Expert, LowRankLayer, LowRankLayout
+from mile_edge.bundle.expert import Expert
+from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.errors import RecipeError
 from mile_edge.network.base import BaseDescription, base_sha256, describe
 from mile_edge.network.low_rank import LowRankLinear

@@ -1,0 +1,1 @@
+"""From torch to ONNX: the one graph that everything else runs."""

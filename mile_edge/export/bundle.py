@@ -1,0 +1,94 @@
+"""From a trained base and a recipe to a bundle that a robot opens."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mile_edge.bundle import BaseInfo, Bundle, Expert, Gate, Manifest, Network
+from mile_edge.data.sensors import DEFAULT_PROFILES
+from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
+from mile_edge.export.recipe import ExportRecipe
+from mile_edge.export.weights import record_weights, recover_weights, share_weights
+from mile_edge.network.base import base_from_weights, config_of, describe
+from mile_edge.network.one_pass import OnePass
+from mile_edge.network.pool import ExpertPool, replace_module
+
+SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
+
+
+def export_bundle(
+    base: nn.Module, own: Expert, recipe: ExportRecipe, out: Path, *, name: str | None = None
+) -> Bundle:
+    """Write a bundle whose only expert is the base itself.
+
+    Args:
+        base: the frozen network, with the classifier of ``own``; taken apart by this call.
+        own: row 0, the base's classifier and the statistics of what it was trained on.
+        recipe: precision, size, layers, rank, tap, gate and capacity.
+        out: folder to create.
+
+    Raises:
+        RecipeError: the recipe does not fit the base.
+        BundleError: the folder exists or cannot be written.
+    """
+    classifier = describe(base).classifier
+    config = config_of(base)
+    weights = {name: weight.clone() for name, weight in base.state_dict().items() if not name.startswith(classifier)}
+    # The base alone gets a classifier as wide as the bank's, so that the benchmark compares like with like.
+    alone = copy.deepcopy(base)
+    wide = nn.Conv2d(own.classifier_weight.shape[1], recipe.max_classes, 1).requires_grad_(False)
+    replace_module(alone, classifier, wide)
+    alone_graph = base_graph(alone, recipe.size, recipe.precision)
+    pool = ExpertPool(base, recipe.rank, recipe.layers)
+    network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap).eval()
+    layout, parameters = network.layout, pool.base_parameters
+    dim = tap_dimension(network)
+    prototypes = 2 if recipe.gate == "gaussian" else recipe.prototypes
+    graph = segmenter_graph(network, recipe.precision, prototypes)
+    if recipe.precision == "fp32":
+        record_weights(graph, weights)
+    data = graph.SerializeToString()
+    share_weights(alone_graph, data, SEGMENTER)
+    height, width = recipe.size
+    manifest = Manifest(
+        name=name or recipe.name,
+        base=BaseInfo(recipe.base, pool.base_sha256, 4 * parameters, parameters, config),
+        classes=own.classes,
+        network=Network(SEGMENTER, "0" * 64, height, width, recipe.precision),
+        base_graph=Network(BASE, "0" * 64, height, width, recipe.precision),
+        low_rank=layout,
+        gate=Gate(
+            kind=recipe.gate,
+            tap=recipe.tap,
+            dim=dim,
+            prototypes=prototypes,
+            shrink=recipe.shrink,
+            hysteresis=recipe.hysteresis,
+        ),
+        capacity=recipe.capacity,
+        sensors={kind: profile.to_dict() for kind, profile in DEFAULT_PROFILES.items()},
+        experts=(),
+    )
+    return Bundle.create(out, manifest, data, alone_graph.SerializeToString(), own)
+
+
+def base_of(bundle: Bundle) -> nn.Module:
+    """The frozen base of a bundle as a torch network again, with the classifier of row 0.
+
+    Raises:
+        BundleError: the bundle's graph does not hold the exact weights (half precision).
+    """
+    weights = recover_weights(bundle.network_path.read_bytes())
+    own = bundle.experts()[0]
+    config = dict(bundle.manifest.base.config)
+    labels = dict(enumerate(label.name for label in own.classes))
+    config |= {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
+    classifier = describe(config["model_type"]).classifier
+    weights[f"{classifier}.weight"] = torch.from_numpy(np.array(own.classifier_weight))[:, :, None, None]
+    weights[f"{classifier}.bias"] = torch.from_numpy(np.array(own.classifier_bias))
+    return base_from_weights(config, weights)

@@ -1,0 +1,55 @@
+"""The low-rank product as an ONNX model-local function, so that a fused kernel can take its place by name.
+
+ONNX Runtime and TensorRT inline the function to native layers; TensorRT with a plugin named ``LowRank`` registered and
+``OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE`` set creates the plugin instead. One file serves both.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+OPSET = 18
+
+# product (B, N, out) + bias (out) + (x A^T) B^T, each sample under its own A (rank, in) and B (out, rank). The bias rides
+# along as one more rank whose activation is 1: adding it apart would read and write the whole map once more.
+_LOW_RANK = f"""
+<domain: "mile", opset_import: ["" : {OPSET}]>
+LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias, x, bank, expert) => (y)
+{{
+    axis = Constant <value_ints: ints = [1]> ()
+    a0 = Constant <value_ints: ints = @a_start> ()
+    a1 = Constant <value_ints: ints = @a_end> ()
+    b0 = Constant <value_ints: ints = @b_start> ()
+    b1 = Constant <value_ints: ints = @b_end> ()
+    a_dims = Constant <value_ints: ints = @a_shape> ()
+    b_dims = Constant <value_ints: ints = @b_shape> ()
+    row = Gather <axis: int = 0> (bank, expert)
+    a_flat = Slice (row, a0, a1, axis)
+    b_flat = Slice (row, b0, b1, axis)
+    a = Reshape (a_flat, a_dims)
+    b = Reshape (b_flat, b_dims)
+    one_more = Constant <value_ints: ints = [0, 0, 0, 0, 0, 1]> ()
+    float_one = Constant <value_float: float = 1.0> ()
+    one = CastLike (float_one, product)
+    column_axes = Constant <value_ints: ints = [0, 2]> ()
+    bias_column = Unsqueeze (bias, column_axes)
+    batch = Shape <start: int = 0, end: int = 1> (expert)
+    rest = Constant <value_ints: ints = [1, 1]> ()
+    repeats = Concat <axis: int = 0> (batch, rest)
+    bias_columns = Expand (bias_column, repeats)
+    b_and_bias = Concat <axis: int = 2> (b, bias_columns)
+    a_transposed = Transpose <perm: ints = [0, 2, 1]> (a)
+    b_transposed = Transpose <perm: ints = [0, 2, 1]> (b_and_bias)
+    narrow = MatMul (x, a_transposed)
+    narrow_and_one = Pad (narrow, one_more, one)
+    wide = MatMul (narrow_and_one, b_transposed)
+    y = Add (product, wide)
+}}
+"""
+
+
+def add_low_rank_function(model: onnx.ModelProto) -> None:
+    """Give a model whose nodes call ``mile::LowRank`` the function's body."""
+    model.functions.append(onnx.parser.parse_function(_LOW_RANK))
+    if all(entry.domain != "mile" for entry in model.opset_import):
+        model.opset_import.append(onnx.helper.make_opsetid("mile", 1))

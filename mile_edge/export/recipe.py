@@ -1,0 +1,112 @@
+"""Export recipes: one YAML file per base and target, under ``export/`` at the top of the repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mile_edge.errors import RecipeError
+from mile_edge.export.graph import PRECISIONS
+from mile_edge.network.gates.prototype import KINDS
+
+
+@dataclass(frozen=True)
+class ExportRecipe:
+    """What decides a bundle's network.
+
+    Attributes:
+        name: of the recipe.
+        base: what the base is, for people; its weights are given apart.
+        target: where it is meant to run, for people.
+        precision: ``fp32`` or ``fp16``.
+        size: (height, width) of the network.
+        rank: of every low-rank pair.
+        layers: regular expression of the adapted layers; the base's own choice where it is missing.
+        tap: ``early`` (one pass) or ``full`` (two passes).
+        gate: kind of the prototype gate.
+        prototypes: K per expert.
+        shrink: of the pooled covariance towards a multiple of the identity.
+        hysteresis: distance by which another expert must be nearer before a stream changes to it.
+        capacity: experts beside the base.
+        max_classes: how far the label space may grow.
+    """
+
+    name: str
+    base: str = "segformer-b0"
+    target: str = "onnxruntime"
+    precision: str = "fp32"
+    size: tuple[int, int] = (480, 640)
+    rank: int = 8
+    layers: str | None = None
+    tap: str = "early"
+    gate: str = "mahalanobis"
+    prototypes: int = 1
+    shrink: float = 0.001
+    hysteresis: float = 0.5
+    capacity: int = 16
+    max_classes: int = 16
+
+
+def load_recipe(path: Path | str) -> ExportRecipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: no such file, no YAML, an unknown key, or a value that cannot work; the key is named.
+    """
+    file = Path(path)
+    try:
+        settings = YAML(typ="safe").load(file)
+    except (OSError, YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {file} cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"recipe {file} is not a mapping of settings; see export/ for examples")
+    known = {each.name for each in fields(ExportRecipe)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise RecipeError(f"recipe {file} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    settings.setdefault("name", file.stem)
+    if "size" in settings:
+        settings["size"] = _size(settings["size"], file)
+    try:
+        recipe = ExportRecipe(**settings)
+    except TypeError as error:
+        raise RecipeError(f"recipe {file} cannot be used ({error})") from error
+    _check(recipe, file)
+    return recipe
+
+
+def _size(value: Any, file: Path) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value):
+        return value[0], value[1]
+    raise RecipeError(f"recipe {file} has size {value!r}; give [height, width]")
+
+
+def _check(recipe: ExportRecipe, file: Path) -> None:
+    rules: list[tuple[str, bool, str]] = [
+        ("precision", recipe.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
+        ("size", all(32 <= side <= 4096 and side % 32 == 0 for side in recipe.size), "multiples of 32 up to 4096"),
+        ("rank", _whole(recipe.rank, 1, 64), "1 to 64"),
+        ("tap", recipe.tap in {"early", "full"}, "early or full"),
+        ("gate", recipe.gate in KINDS, f"one of {', '.join(KINDS)}"),
+        ("prototypes", _whole(recipe.prototypes, 1, 64), "1 to 64"),
+        ("shrink", _number(recipe.shrink) and 0 <= recipe.shrink <= 1, "between 0 and 1"),
+        ("hysteresis", _number(recipe.hysteresis) and recipe.hysteresis >= 0, "0 or more"),
+        ("capacity", _whole(recipe.capacity, 1, 4096), "1 to 4096"),
+        ("max_classes", _whole(recipe.max_classes, 1, 255), "1 to 255"),
+        ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
+    ]
+    for key, good, expected in rules:
+        if not good:
+            raise RecipeError(f"recipe {file} has {key} {getattr(recipe, key)!r}; give {expected}")
+
+
+def _whole(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

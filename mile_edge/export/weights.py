@@ -1,0 +1,86 @@
+"""The base's weights inside an exported graph: found again for training, and shared with the graph of the base alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+
+from mile_edge.errors import BundleError
+
+_KEY = "mile_edge.weights"
+_SHARED_FROM = 1024
+
+
+def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> bool:
+    """Note in the graph which initializer holds which weight, so that :func:`recover_weights` finds them again.
+
+    The exporter renames, transposes and merges constants, so they are matched by content.
+
+    Returns:
+        whether every weight was found; where one was not, nothing is noted.
+    """
+    by_content: dict[tuple[tuple[int, ...], bytes], str] = {}
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            by_content.setdefault((array.shape, array.tobytes()), tensor.name)
+    places: dict[str, list[object]] = {}
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            continue
+        array = weight.detach().to(torch.float32).numpy()
+        for transposed, candidate in ((False, array), (True, array.T)):
+            found = by_content.get((candidate.shape, np.ascontiguousarray(candidate).tobytes()))
+            if found is not None:
+                places[name] = [found, transposed]
+                break
+        else:
+            return False
+    entry = model.metadata_props.add()
+    entry.key, entry.value = _KEY, json.dumps(places)
+    return True
+
+
+def recover_weights(data: bytes) -> dict[str, torch.Tensor]:
+    """The weights that :func:`record_weights` noted, as a state dict.
+
+    Raises:
+        BundleError: the graph carries no such note, as half-precision graphs do not.
+    """
+    model = onnx.load_from_string(data)
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    if _KEY not in notes:
+        raise BundleError("this bundle's graph does not hold the base's exact weights; name the base with --base FOLDER")
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    recovered = {}
+    for name, (initializer, transposed) in json.loads(notes[_KEY]).items():
+        array = numpy_helper.to_array(tensors[initializer])
+        recovered[name] = torch.from_numpy(np.array(array.T if transposed else array, order="C"))
+    return recovered
+
+
+def share_weights(model: onnx.ModelProto, holder: bytes, holder_name: str) -> None:
+    """Let the large constants of ``model`` point into another ONNX file instead of carrying them once more.
+
+    Args:
+        model: changed in place.
+        holder: the serialised file that already has them.
+        holder_name: its name, in the folder where ``model`` will lie.
+    """
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < _SHARED_FROM:
+            continue
+        position = holder.find(tensor.raw_data)
+        if position < 0:
+            continue
+        length = len(tensor.raw_data)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", holder_name), ("offset", position), ("length", length)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)

@@ -1,0 +1,162 @@
+"""A frame's whole work in one graph: pool, gate, fetch the expert's row, segment under it.
+
+Experts, prototypes and biases are inputs, so switching an expert costs nothing, adding one is one row copied, every
+sample of a batch may use another expert, and no engine is ever rebuilt.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mile_edge.errors import RecipeError
+from mile_edge.network.gates import PooledFeature, PrototypeGate
+from mile_edge.network.pixels import normalise
+from mile_edge.network.pool import ExpertPool, replace_module
+
+INPUTS = ("frames", "bank", "prototypes", "whitening", "gate_bias")
+OUTPUTS = ("mask", "confidence", "expert", "distance")
+
+
+class OnePass(nn.Module):
+    """The network that is exported. Takes the pool over: its classifier is replaced by one that reads the bank.
+
+    Args:
+        pool: base with low-rank layers.
+        size: (height, width) of the frames.
+        max_classes: rows of the classifier in a bank row.
+        gate: kind of the prototype gate.
+        tap: ``early`` (one pass) or ``full`` (the gate reads the last stage of an extra, adapter-free pass).
+    """
+
+    def __init__(
+        self,
+        pool: ExpertPool,
+        size: tuple[int, int],
+        max_classes: int,
+        gate: str = "mahalanobis",
+        tap: str = "early",
+    ) -> None:
+        super().__init__()
+        if tap not in {"early", "full"}:
+            raise RecipeError(f"tap {tap!r} is unknown; choose early (one pass) or full (two passes)")
+        self.pool, self.size, self.tap = pool, size, tap
+        self.layout = pool.layout(max_classes)
+        self.pooled = PooledFeature()
+        self.gate = PrototypeGate(gate)
+        self._head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
+        self._plain_head = pool.classifier
+        replace_module(pool.base, pool.description.classifier, self._head)
+        description = pool.description
+        self._tap_module = pool.base.get_submodule(description.early_tap if tap == "early" else description.full_tap)
+
+    def forward(
+        self,
+        frames: torch.Tensor,
+        bank: torch.Tensor,
+        prototypes: torch.Tensor,
+        whitening: torch.Tensor,
+        gate_bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """One pass over a batch of frames.
+
+        Args:
+            frames: (B, H, W, 3) uint8.
+            bank: (E, P) float, row 0 is the base itself.
+            prototypes: (E, K, D) float32.
+            whitening: (D, D) float32.
+            gate_bias: (B, E) float32.
+
+        Returns:
+            mask (B, H, W) uint8, confidence (B, H, W) uint8, expert (B,) int32, distance (B, E) float32.
+        """
+        # TensorRT transposes no uint8, so the cast comes first.
+        pixels = normalise(frames.float().permute(0, 3, 1, 2) / 255).to(bank.dtype)
+        routes: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def choose(_module: nn.Module, _inputs: object, output: object) -> None:
+            features = output[0] if isinstance(output, tuple) else output
+            expert, distance = self.gate(self.pooled(features), prototypes, whitening, gate_bias)
+            routes.append((expert, distance))
+            self._route(bank, expert)
+
+        self._route(None)
+        hook = self._tap_module.register_forward_hook(choose)
+        try:
+            if self.tap == "full":
+                zeros = torch.zeros(frames.shape[0], dtype=torch.int64)
+                self._route(bank, zeros)
+                self.pool(pixels)
+                hook.remove()
+            scores = self.pool(pixels)
+        finally:
+            hook.remove()
+            self._route(None)
+        if not routes:
+            raise RecipeError("the tap never ran, so no expert was chosen; the tap must lie in the forward pass")
+        expert, distance = routes[0]
+        mask, confidence = decide(scores, self.size)
+        return mask, confidence, expert.to(torch.int32), distance
+
+    def _route(self, bank: torch.Tensor | None, expert: torch.Tensor | None = None) -> None:
+        for name, adapter in self.pool.adapters.items():
+            adapter.route(bank, expert, 0 if bank is None else self.layout.offset(name))
+        self._head.route(bank, expert)
+
+
+class FrozenPass(nn.Module):
+    """The base alone, with the same ends as :class:`OnePass`: what a benchmark compares the gated pass with.
+
+    Args:
+        base: the frozen network, before a pool is made of it.
+        size: (height, width) of the frames.
+    """
+
+    def __init__(self, base: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.base, self.size = base, size
+
+    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, H, W, 3) uint8 to mask and confidence, each (B, H, W) uint8."""
+        pixels = normalise(frames.float().permute(0, 3, 1, 2) / 255).to(next(self.base.parameters()).dtype)
+        return decide(self.base(pixel_values=pixels).logits, self.size)
+
+
+class BankClassifier(nn.Module):
+    """The 1x1 classifier whose weights are read from each sample's bank row."""
+
+    def __init__(self, hidden: int, max_classes: int, offset: int) -> None:
+        super().__init__()
+        self.hidden, self.max_classes, self.offset = hidden, max_classes, offset
+        self._bank: torch.Tensor | None = None
+        self._expert: torch.Tensor | None = None
+
+    def route(self, bank: torch.Tensor | None, expert: torch.Tensor | None) -> None:
+        """Use ``bank`` (E, P) at ``expert`` (B,)."""
+        self._bank, self._expert = bank, expert
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, hidden, h, w) to (B, max_classes, h, w)."""
+        if self._bank is None:
+            raise RecipeError("the classifier ran before the gate had chosen; the tap must come before it")
+        weights = self.hidden * self.max_classes
+        row = self._bank.index_select(0, self._expert)
+        bias_start = self.offset + weights
+        weight = row[:, self.offset : bias_start].reshape(-1, self.max_classes, self.hidden)
+        bias = row[:, bias_start : bias_start + self.max_classes].reshape(-1, self.max_classes, 1)
+        scores = weight @ hidden.flatten(2) + bias
+        return scores.reshape(-1, self.max_classes, hidden.shape[2], hidden.shape[3])
+
+
+def decide(scores: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, C, h, w) scores to a mask (B, H, W) uint8 and a confidence (B, H, W) uint8, 255 for certain.
+
+    The mask is decided after the scores are enlarged, so edges are as smooth as the scores allow. The confidence is the
+    winner's softmax share before enlarging: an exponential for every class of every pixel would cost more than it tells.
+    """
+    scores = scores.float()
+    share = torch.softmax(scores, dim=1).amax(dim=1, keepdim=True)
+    confidence = functional.interpolate(share * 255, size=size, mode="bilinear", align_corners=False)
+    enlarged = functional.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    return enlarged.argmax(dim=1).to(torch.uint8), confidence[:, 0].round().clamp(0, 255).to(torch.uint8)

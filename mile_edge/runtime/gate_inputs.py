@@ -1,0 +1,71 @@
+"""From the statistics that experts carry to what the gate in the graph reads: prototypes and whitening.
+
+Everything is recomputed from all experts whenever one comes or goes. It is closed-form and sums in the order of the
+experts' names, so the result does not depend on the order in which they were added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mile_edge.bundle import Expert, Gate
+from mile_edge.errors import BundleError
+
+# Far enough that an empty row is never nearest, near enough that its square is still a finite float32.
+FAR = 1e6
+NEVER = np.float32(-1e30)
+
+
+def prototype_rows(expert: Expert, gate: Gate) -> np.ndarray:
+    """One expert's row of the ``prototypes`` input, (K, D) float32; unused prototypes repeat the first."""
+    mean = np.asarray(expert.mean, np.float32)
+    if gate.kind == "gaussian":
+        variance = np.diag(np.asarray(expert.scatter, np.float64)) / max(1, expert.count - 1)
+        # A dimension that never varied in training would veto every frame.
+        floor = 1e-3 * variance.mean() + 1e-12
+        return np.stack([mean, (1 / np.sqrt(np.maximum(variance, floor))).astype(np.float32)])
+    if gate.kind == "kmeans" and expert.prototypes is not None:
+        centres = np.asarray(expert.prototypes, np.float32)[: gate.prototypes]
+        return np.concatenate([centres, np.repeat(centres[:1], gate.prototypes - len(centres), axis=0)])
+    return np.repeat(mean[None], gate.prototypes, axis=0)
+
+
+def empty_rows(gate: Gate) -> np.ndarray:
+    """A row of ``prototypes`` for no expert, (K, D) float32."""
+    if gate.kind == "gaussian":
+        return np.stack([np.full(gate.dim, FAR, np.float32), np.ones(gate.dim, np.float32)])
+    return np.full((gate.prototypes, gate.dim), FAR, np.float32)
+
+
+def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
+    """The matrix W with W^T W = S^-1, S the covariance pooled over experts and shrunk a little, (D, D) float32.
+
+    Raises:
+        BundleError: the statistics are so degenerate that S has no inverse.
+    """
+    if gate.kind not in {"mahalanobis", "kmeans"}:
+        return np.eye(gate.dim, dtype=np.float32)
+    ordered = sorted(experts, key=lambda expert: expert.name)
+    scatter = np.zeros((gate.dim, gate.dim))
+    for expert in ordered:
+        scatter += np.asarray(expert.scatter, np.float64)
+    covariance = scatter / max(1, sum(expert.count - 1 for expert in ordered))
+    level = np.trace(covariance) / gate.dim
+    covariance = (1 - gate.shrink) * covariance + gate.shrink * level * np.eye(gate.dim)
+    try:
+        factor = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        names = ", ".join(expert.name for expert in ordered)
+        raise BundleError(f"the gate statistics of {names} have no inverse; train with more varied frames") from error
+    return np.linalg.solve(factor, np.eye(gate.dim)).astype(np.float32)
+
+
+def thresholds(rows: Mapping[str, int], gate: Gate, count: int) -> np.ndarray:
+    """Novelty threshold per row, (E,) float32; infinite where none was calibrated."""
+    limits = np.full(count, np.inf, np.float32)
+    for name, row in rows.items():
+        if name in gate.thresholds:
+            limits[row] = gate.thresholds[name]
+    return limits

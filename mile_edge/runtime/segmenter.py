@@ -1,0 +1,245 @@
+"""Frames in, masks out: one pass gates, applies an expert and segments."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+
+from mile_edge.bundle import Bundle, ClassLabel, Manifest
+from mile_edge.errors import ExpertError, SensorError
+from mile_edge.runtime import gate_inputs
+from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.onnx_backend import OnnxBackend
+from mile_edge.runtime.resize import resize_frames, restore
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What one pass says about a batch.
+
+    Attributes:
+        mask: (B, H, W) uint8 class ids, of the frames' own size.
+        confidence: (B, H, W) uint8, 255 for certain.
+        expert: name of the expert that each sample went through.
+        expert_index: (B,) int32, its row in the bank.
+        distance: (B, E) float32 from each sample to each expert's nearest prototype; huge for free rows.
+        novel: (B,) bool, farther from its expert than that expert's calibrated threshold.
+        timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
+    """
+
+    mask: np.ndarray
+    confidence: np.ndarray
+    expert: tuple[str, ...]
+    expert_index: np.ndarray
+    distance: np.ndarray
+    novel: np.ndarray
+    timings: Mapping[str, float]
+
+
+class Segmenter:
+    """A bundle at work. Calls may come from several threads; experts come and go between frames.
+
+    Open one with :meth:`open`, call it with frames, close it or use it as a context manager.
+    """
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None, hysteresis: float | None = None) -> None:
+        self._bundle = bundle
+        self._bank = Bank(bundle)
+        self._backend = OnnxBackend(bundle.network_path, self._bank.rows, threads)
+        self._hysteresis = bundle.manifest.gate.hysteresis if hysteresis is None else hysteresis
+        self._change = threading.Lock()
+        self._idle = threading.Condition()
+        self._in_flight: dict[int, GateState] = {}
+        self._last: dict[Hashable, str] = {}
+        self._pins: dict[Hashable, str] = {}
+
+    @classmethod
+    def open(
+        cls, bundle: str | os.PathLike[str], *, threads: int | None = None, hysteresis: float | None = None
+    ) -> Segmenter:
+        """Load a bundle folder.
+
+        Args:
+            bundle: the folder.
+            threads: of one pass; as many as the process may use where it is missing.
+            hysteresis: by how much another expert's distance must be smaller before a stream changes to it; the
+                bundle's calibrated margin where it is missing.
+
+        Raises:
+            BundleError: the folder is no bundle, or is damaged.
+            BackendError: ONNX Runtime refuses its graph.
+        """
+        return cls(Bundle.open(bundle), threads=threads, hysteresis=hysteresis)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle as the next frame sees it."""
+        return self._bank.state.manifest
+
+    @property
+    def classes(self) -> tuple[ClassLabel, ...]:
+        """Label space of the masks; class id = place."""
+        return self.manifest.classes
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the loaded experts, the base first."""
+        return tuple(entry.name for entry in self.manifest.experts)
+
+    def __call__(
+        self, frames: np.ndarray, sensor: str | None = None, stream: Hashable = None, only: Sequence[str] | None = None
+    ) -> Segmentation:
+        """Segment a batch of frames, each under the expert that the gate chooses for it.
+
+        Args:
+            frames: (H, W, 3) or (B, H, W, 3) uint8, of any size.
+            sensor: kind of the sensor; the stream's key where ``stream`` is missing.
+            stream: whose frames these are, for hysteresis and pins; for example a topic.
+            only: names of the experts that may be chosen; all where it is missing.
+
+        Raises:
+            SensorError: the array is no batch of uint8 frames.
+            ExpertError: a name in ``only`` is not loaded.
+        """
+        started = time.perf_counter()
+        frames = _batch(frames)
+        stream = sensor if stream is None else stream
+        with self._frame() as state:
+            network = state.manifest.network
+            resized = resize_frames(frames, (network.height, network.width))
+            ready = time.perf_counter()
+            bias = np.repeat(self._bias(state, stream, only)[None], len(frames), axis=0)
+            mask, confidence, index, distance = self._backend.run(resized, state, bias)
+        passed = time.perf_counter()
+        names = tuple(str(state.names[row]) for row in index)
+        self._last[stream] = names[-1]
+        size = frames.shape[1:3]
+        mask, confidence = restore(mask, size), restore(confidence, size)
+        done = time.perf_counter()
+        timings = {"resize": ready - started, "network": passed - ready, "restore": done - passed, "total": done - started}
+        return Segmentation(
+            mask,
+            confidence,
+            names,
+            index,
+            distance,
+            distance[np.arange(len(index)), index] > state.limits[index],
+            {stage: seconds * 1e3 for stage, seconds in timings.items()},
+        )
+
+    def add_expert(self, path: str | os.PathLike[str], name: str | None = None) -> str:
+        """Add an expert file to the bundle and to the running bank; the next frame may use it, none is delayed.
+
+        Returns:
+            the expert's name.
+
+        Raises:
+            ExpertError: the file does not fit this bundle; nothing has changed.
+            BundleError: the bundle is full or cannot be written; nothing has changed.
+        """
+        with self._change:
+            before = set(self.experts)
+            bundle = self._bundle.add(path, name)
+            self._publish(bundle)
+            added = [entry.name for entry in bundle.manifest.experts if entry.name not in before]
+            return added[-1] if added else bundle.manifest.experts[-1].name
+
+    def remove_expert(self, name: str) -> None:
+        """Take an expert out of the gate, the bank and the bundle; the others' masks stay bit-identical.
+
+        Raises:
+            ExpertError: no such expert, or it is the base.
+            BundleError: the bundle cannot be written; nothing has changed.
+        """
+        with self._change:
+            self._publish(self._bundle.remove(name))
+            self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
+
+    def pin(self, name: str, stream: Hashable = None) -> None:
+        """Use one expert whatever the gate says, for one stream or for all.
+
+        Raises:
+            ExpertError: no such expert.
+        """
+        self._row(self._bank.state, name)
+        self._pins = {**self._pins, stream: name}
+
+    def auto(self, stream: Hashable = None) -> None:
+        """Let the gate choose again, for one stream or for all of them."""
+        self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
+
+    def close(self) -> None:
+        """Wait for frames in flight; a closed segmenter only answers questions."""
+        with self._idle:
+            self._idle.wait_for(lambda: not self._in_flight)
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray:
+        pins = self._pins
+        pinned = pins.get(stream, pins.get(None))
+        if pinned is not None and pinned in state.rows:
+            return self._allowing(state, [pinned])
+        bias = self._allowing(state, only) if only is not None else state.bias.copy()
+        last = self._last.get(stream)
+        if last is not None and last in state.rows:
+            bias[state.rows[last]] += self._hysteresis
+        return bias
+
+    def _allowing(self, state: GateState, names: Sequence[str]) -> np.ndarray:
+        bias = np.full_like(state.bias, gate_inputs.NEVER)
+        for name in names:
+            bias[self._row(state, name)] = 0
+        return bias
+
+    @staticmethod
+    def _row(state: GateState, name: str) -> int:
+        if name not in state.rows:
+            raise ExpertError(f"expert {name!r} is not loaded; loaded are {', '.join(state.rows)}")
+        return state.rows[name]
+
+    @contextmanager
+    def _frame(self) -> Iterator[GateState]:
+        """Hold the state of this moment: as long as a frame is in flight, no row that it may read is written."""
+        ticket = object()
+        with self._idle:
+            state = self._bank.state
+            self._in_flight[id(ticket)] = state
+        try:
+            yield state
+        finally:
+            with self._idle:
+                del self._in_flight[id(ticket)]
+                self._idle.notify_all()
+
+    def _publish(self, bundle: Bundle) -> None:
+        """Write new rows, then tell the gate. A row that was freed may still be read by a frame that began before."""
+        current = self._bank.state
+        with self._idle:
+            self._idle.wait_for(lambda: all(state is current for state in self._in_flight.values()))
+        self._bank.publish(bundle)
+        self._bundle = bundle
+
+
+def _batch(frames: np.ndarray) -> np.ndarray:
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        kind = getattr(frames, "dtype", type(frames).__name__)
+        raise SensorError(f"frames are {kind}, expected a uint8 array; map the sensor's values by its profile first")
+    if frames.ndim == 3:
+        frames = frames[None]
+    if frames.ndim != 4 or frames.shape[3] != 3 or 0 in frames.shape:
+        raise SensorError(f"frames have shape {frames.shape}, expected (H, W, 3) or (B, H, W, 3) and nothing empty")
+    return frames

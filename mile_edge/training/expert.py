@@ -1,0 +1,185 @@
+"""Training an expert: the low-rank path and the classifier, on one task's data and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mile_edge.bundle import ClassLabel, Expert
+from mile_edge.data.folder import FolderDataset, LabelledFrame
+from mile_edge.network.pool import ExpertPool
+from mile_edge.training.augment import Augmentation
+from mile_edge.training.base import shared_classes
+from mile_edge.training.fit import FitResult, Progress, Schedule, fit
+from mile_edge.training.statistics import GateStatistics, gate_features, summarise
+
+
+@dataclass(frozen=True)
+class ExpertTask:
+    """Who an expert is and where it applies.
+
+    Attributes:
+        name: lower-case letters, digits, - and _.
+        sensors: kinds it serves; empty for any.
+        domains: true domains it is right for; ``*`` for all.
+        tap: where the gate looks, ``early`` or ``full``.
+        centres: k-means centres to keep for a k-means gate; 0 for none.
+    """
+
+    name: str
+    sensors: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+    tap: str = "early"
+    centres: int = 0
+    account: dict[str, Any] = field(default_factory=dict)
+
+
+def train_expert(
+    pool: ExpertPool,
+    task: ExpertTask,
+    data: Sequence[FolderDataset],
+    validation: Sequence[FolderDataset],
+    *,
+    size: tuple[int, int],
+    schedule: Schedule,
+    augmentation: Augmentation,
+    checkpoint: Path | None = None,
+    start: Expert | None = None,
+    report: Callable[[Progress], None] = lambda _: None,
+) -> tuple[Expert, FitResult]:
+    """Train one expert from the base.
+
+    Args:
+        pool: the frozen base with its low-rank layers; left holding the new expert.
+        data: labelled frames of this task, all with the same classes.
+        validation: frames that decide which weights are kept.
+        checkpoint: file that a killed run resumes from.
+        start: whose classifier to start from, by class name; the base's own where it is missing.
+
+    Returns:
+        the expert, and what its training came to.
+
+    Raises:
+        DataError: no labels, or data sets with different classes.
+    """
+    classes = shared_classes([*data, *validation])
+    torch.manual_seed(schedule.seed)
+    pool.reset(len(classes))
+    if start is not None:
+        _start_classifier(pool, start, classes)
+    frames = [frame for folder in data for frame in folder]
+    held_out = [frame for folder in validation for frame in folder]
+    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed)
+    result = fit(
+        pool,
+        frames,
+        held_out,
+        size=size,
+        num_classes=len(classes),
+        schedule=schedule,
+        augmentation=augmentation,
+        checkpoint=checkpoint,
+        report=report,
+    )
+    account = {
+        "data": [str(folder.path) for folder in data],
+        "frames": len(frames),
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "schedule": asdict(schedule),
+        "augmentation": _plain(asdict(augmentation)),
+        **task.account,
+    }
+    scores = {"validation_miou": round(result.miou, 4)} if held_out else {}
+    return expert_of(pool, task, classes, statistics, account, scores), result
+
+
+def statistics_only(
+    pool: ExpertPool, task: ExpertTask, frames: Sequence[LabelledFrame], size: tuple[int, int], like: Expert
+) -> Expert:
+    """An expert without an adapter: the base's own file, or a domain the gate should know and the base can serve.
+
+    Args:
+        like: whose classifier it carries.
+    """
+    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres)
+    return Expert(
+        name=task.name,
+        base_sha256=pool.base_sha256,
+        rank=pool.rank,
+        adapter="none",
+        low_rank={},
+        classifier_weight=like.classifier_weight,
+        classifier_bias=like.classifier_bias,
+        classes=like.classes,
+        mean=statistics.mean,
+        scatter=statistics.scatter,
+        count=statistics.count,
+        prototypes=statistics.prototypes,
+        sensors=task.sensors,
+        domains=task.domains,
+        tap=task.tap,
+        training={"frames": len(frames), **task.account},
+    )
+
+
+def expert_of(
+    pool: ExpertPool,
+    task: ExpertTask,
+    classes: tuple[ClassLabel, ...],
+    statistics: GateStatistics,
+    training: dict[str, Any],
+    scores: dict[str, Any],
+    adapter: str = "low_rank",
+) -> Expert:
+    """What the pool holds now, as an expert."""
+    classifier = pool.classifier
+    pairs = {name: (layer.lora_A, layer.lora_B) for name, layer in pool.adapters.items()}
+    low_rank = {name: (_numpy(a), _numpy(b)) for name, (a, b) in pairs.items()} if adapter == "low_rank" else {}
+    return Expert(
+        name=task.name,
+        base_sha256=pool.base_sha256,
+        rank=pool.rank,
+        adapter=adapter,
+        low_rank=low_rank,
+        classifier_weight=_numpy(classifier.weight.flatten(1)),
+        classifier_bias=_numpy(classifier.bias),
+        classes=classes,
+        mean=statistics.mean,
+        scatter=statistics.scatter,
+        count=statistics.count,
+        prototypes=statistics.prototypes,
+        sensors=task.sensors,
+        domains=task.domains,
+        tap=task.tap,
+        training=training,
+        scores=scores,
+    )
+
+
+@torch.no_grad()
+def _start_classifier(pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...]) -> None:
+    """Rows of classes the other expert knows are taken over; new classes start at zero."""
+    known = {label.name: row for row, label in enumerate(start.classes)}
+    classifier: nn.Conv2d = pool.classifier
+    for row, label in enumerate(classes):
+        source = known.get(label.name)
+        weight = start.classifier_weight[source] if source is not None else np.zeros(classifier.in_channels, np.float32)
+        classifier.weight[row] = torch.from_numpy(np.array(weight, np.float32))[:, None, None]
+        classifier.bias[row] = float(start.classifier_bias[source]) if source is not None else 0.0
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().to(torch.float32).numpy().copy()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,93 @@
+"""What the gate remembers of a domain: mean, scatter and centres of the frozen base's pooled features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from mile_edge.data.folder import LabelledFrame
+from mile_edge.errors import DataError
+from mile_edge.network.base import describe
+from mile_edge.network.gates import PooledFeature
+from mile_edge.network.pixels import to_pixels
+
+
+@dataclass(frozen=True)
+class GateStatistics:
+    """Statistics of (count, D) features: mean (D,), scatter (D, D), centres (K, D) or ``None``."""
+
+    mean: np.ndarray
+    scatter: np.ndarray
+    count: int
+    prototypes: np.ndarray | None = None
+
+
+class _Tapped(Exception):
+    """Ends a forward pass at the tap; what comes after it is of no interest here."""
+
+
+@torch.inference_mode()
+def gate_features(base: nn.Module, frames: Iterable[LabelledFrame], size: tuple[int, int], tap: str) -> np.ndarray:
+    """The gate's feature of every frame, (N, D) float32.
+
+    Args:
+        base: the frozen network, before or after a pool was made of it; at an early tap no adapter has run yet.
+        size: (height, width) of the network.
+        tap: ``early`` or ``full``; at ``full`` the adapters must be untrained.
+    """
+    description = describe(base)
+    module = base.get_submodule(description.early_tap if tap == "early" else description.full_tap)
+    pooled, found = PooledFeature(), []
+
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        found.append(pooled(output)[0].numpy())
+        raise _Tapped
+
+    hook = module.register_forward_hook(keep)
+    try:
+        for sample in frames:
+            try:
+                base(pixel_values=to_pixels(sample.frame[None], size))
+            except _Tapped:
+                continue
+    finally:
+        hook.remove()
+    return np.stack(found) if found else np.zeros((0, 0), np.float32)
+
+
+def summarise(features: np.ndarray, centres: int = 0, seed: int = 0) -> GateStatistics:
+    """Mean and scatter of (N, D) features, and k-means centres where asked for.
+
+    Raises:
+        DataError: fewer than two frames.
+    """
+    if len(features) < 2:
+        raise DataError(f"{len(features)} frames are too few to describe a domain to the gate; give at least 2")
+    values = features.astype(np.float64)
+    mean = values.mean(axis=0)
+    scatter = (values - mean).T @ (values - mean)
+    prototypes = _kmeans(values, min(centres, len(values)), seed).astype(np.float32) if centres > 1 else None
+    return GateStatistics(mean.astype(np.float32), scatter.astype(np.float32), len(values), prototypes)
+
+
+def _kmeans(values: np.ndarray, centres: int, seed: int, rounds: int = 50) -> np.ndarray:
+    """Lloyd's algorithm on standardised dimensions, from centres chosen far apart."""
+    scale = values.std(axis=0) + 1e-9
+    points = values / scale
+    rng = np.random.default_rng(seed)
+    chosen = [points[rng.integers(len(points))]]
+    while len(chosen) < centres:
+        distance = np.min([((points - centre) ** 2).sum(axis=1) for centre in chosen], axis=0)
+        chosen.append(points[rng.choice(len(points), p=distance / distance.sum())] if distance.any() else points[0])
+    centroids = np.stack(chosen)
+    for _ in range(rounds):
+        nearest = ((points[:, None] - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
+        moved = np.stack([points[nearest == k].mean(axis=0) if (nearest == k).any() else centroids[k] for k in range(centres)])
+        if np.allclose(moved, centroids):
+            break
+        centroids = moved
+    return centroids * scale
