@@ -114,7 +114,7 @@ def test_depth_is_plausible_for_the_label_under_it(views: dict) -> None:
     road = (label == IDS["road"]) & returned
     for seed in range(len(label)):
         rows = [np.median(depth[seed, r][road[seed, r]]) for r in range(SMALL[0]) if road[seed, r].sum() > 20]
-        assert np.mean(np.diff(rows) < 0) > 0.9, "the road comes nearer towards the bottom of the picture"
+        assert len(rows) < 10 or np.mean(np.diff(rows) < 0) > 0.9, "the road comes nearer towards the bottom of the picture"
     assert depth.max() <= 65535 and depth[returned].min() >= 250
 
 

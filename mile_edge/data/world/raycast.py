@@ -55,7 +55,7 @@ def _prepare(rows: NDArray[np.float64], camera: Camera) -> _Prepared:
     window = np.stack([low_y.clip(0, camera.height), high_y.clip(0, camera.height), low_x.clip(0, camera.width),
                        high_x.clip(0, camera.width)], 1).astype(np.int64)  # fmt: skip
     seen = (z.max(1) > NEAR) & (window[:, 1] > window[:, 0]) & (window[:, 3] > window[:, 2])
-    seen &= (high_x - low_x) * (high_y - low_y) > 3.0
+    seen &= (high_x - low_x) * (high_y - low_y) > 8.0
     seen &= centre[:, 2] < 190.0
     nearest = np.maximum(z.min(1), NEAR)
     index = np.flatnonzero(seen)

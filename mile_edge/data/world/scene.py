@@ -75,6 +75,8 @@ def compose(street: Street, t: float, size: tuple[int, int]) -> Scene:
     first, last = street.block_at(z - 8.0), street.block_at(z + SIGHT)
     blocks = tuple(street.block(k) for k in range(first, last + 1))
     static = np.concatenate([b.rows for b in blocks])
+    away = np.hypot(static[:, 0] - camera.position[0], static[:, 2] - z)
+    static = static[(static[:, 10] != shapes.LEAFY) | (away > static[:, 4] + 0.8)]
     moving = _traffic(street, t, z) + [r for b in blocks for w in b.walkers for r in _walk(street, w, t, z)]
     rows = np.concatenate([static, np.array(moving, np.float64).reshape(-1, static.shape[1])])
     return Scene(street, camera, blocks, first, rows, len(static), t)
