@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 
 from mile_edge.bundle.files import named, reason
@@ -31,60 +32,73 @@ def locked(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     try:
-        descriptor = _acquire(path, folder, time.monotonic() + wait_s)
+        stream = _acquire(path, folder, time.monotonic() + wait_s)
     except OSError as failure:
         raise BundleError(
             f"bundle {named(folder)} cannot be changed: {reason(failure)}; check its permissions and the disk"
         ) from None
-    try:
-        yield
-    finally:
-        # Unlinked while held: whoever waits on this inode sees that the name is gone and takes a fresh one.
-        with contextlib.suppress(OSError):
-            path.unlink()
-        os.close(descriptor)
-
-
-def _acquire(path: Path, folder: Path, deadline: float) -> int:
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    with stream:
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            yield
+        finally:
+            # Unlinked while held: whoever waits on this inode sees that the name is gone and takes a fresh one.
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _acquire(path: Path, folder: Path, deadline: float) -> FileIO:
+    while True:
+        # A file object, not a bare descriptor: an interrupt anywhere here closes it and with it the lock.
+        stream = FileIO(path, "r+", opener=_open_lock)
+        try:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise BundleError(f"bundle {named(folder)} has a {LOCK_FILE} that is not a plain file; remove it")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as failure:
-                if failure.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise
-                if time.monotonic() >= deadline:
-                    raise BundleError(
-                        f"bundle {named(folder)} is being changed by {_owner(descriptor)}; wait for it and try again"
-                    ) from None
+            if _try_lock(stream):
+                if _is_current(path, stream):
+                    _sign(stream)
+                    return stream
+            elif time.monotonic() >= deadline:
+                raise BundleError(
+                    f"bundle {named(folder)} is being changed by {_owner(stream)}; wait for it and try again"
+                )
             else:
-                if _is_current(path, descriptor):
-                    # The pid is for people only; a full disk must not stop a removal.
-                    with contextlib.suppress(OSError):
-                        os.ftruncate(descriptor, 0)
-                        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-                    return descriptor
-                os.close(descriptor)
-                continue
+                time.sleep(POLL_S)
         except BaseException:
-            os.close(descriptor)
+            stream.close()
             raise
-        os.close(descriptor)
-        time.sleep(POLL_S)
+        stream.close()
 
 
-def _is_current(path: Path, descriptor: int) -> bool:
+def _open_lock(path: str, _: int) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+
+
+def _try_lock(stream: FileIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as failure:
+        if failure.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def _is_current(path: Path, stream: FileIO) -> bool:
     try:
         status = os.lstat(path)
     except FileNotFoundError:
         return False
-    mine = os.fstat(descriptor)
+    mine = os.fstat(stream.fileno())
     return (status.st_dev, status.st_ino) == (mine.st_dev, mine.st_ino)
 
 
-def _owner(descriptor: int) -> str:
-    text = os.pread(descriptor, 32, 0).strip()
+def _sign(stream: FileIO) -> None:
+    # The pid is for people only; a full disk must not stop a removal.
+    with contextlib.suppress(OSError):
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n".encode())
+
+
+def _owner(stream: FileIO) -> str:
+    text = stream.read(32).strip()
     return f"process {text.decode()}" if text.isdigit() else "another process"
