@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from mile_edge.bundle import BaseInfo, Bundle, Expert, Gate, Manifest, Network
+from mile_edge.bundle import BaseInfo, Bundle, ClassLabel, Expert, Gate, Manifest, Network
+from mile_edge.data.folder import LabelledFrame
 from mile_edge.data.sensors import DEFAULT_PROFILES
+from mile_edge.errors import RecipeError
 from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
 from mile_edge.export.recipe import ExportRecipe
 from mile_edge.export.weights import record_weights, recover_weights, share_weights
-from mile_edge.network.base import base_from_weights, config_of, describe
+from mile_edge.network.base import base_from_weights, base_sha256, config_of, describe
 from mile_edge.network.one_pass import OnePass
 from mile_edge.network.pool import ExpertPool, replace_module
+from mile_edge.training.statistics import gate_features, summarise
 
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
 
@@ -92,3 +97,50 @@ def base_of(bundle: Bundle) -> nn.Module:
     weights[f"{classifier}.weight"] = torch.from_numpy(np.array(own.classifier_weight))[:, :, None, None]
     weights[f"{classifier}.bias"] = torch.from_numpy(np.array(own.classifier_bias))
     return base_from_weights(config, weights)
+
+
+def pool_of(bundle: Bundle, base: nn.Module) -> ExpertPool:
+    """A pool over the very layers that a bundle adapts.
+
+    Raises:
+        RecipeError: the base is not the bundle's.
+    """
+    info = bundle.manifest.base
+    pattern = "|".join(re.escape(layer.name) for layer in bundle.manifest.low_rank.layers)
+    pool = ExpertPool(base, bundle.manifest.low_rank.rank, pattern)
+    if pool.base_sha256 != info.sha256:
+        raise RecipeError(f"the base has hash {pool.base_sha256[:12]}, the bundle wants {info.sha256[:12]}; give its own base")
+    return pool
+
+
+def base_expert(
+    base: nn.Module,
+    recipe: ExportRecipe,
+    classes: tuple[ClassLabel, ...],
+    frames: Sequence[LabelledFrame],
+    name: str,
+    sensors: tuple[str, ...],
+    domains: tuple[str, ...],
+) -> Expert:
+    """Row 0: the base's own classifier and the statistics of the frames it was trained on, without an adapter."""
+    classifier = base.get_submodule(describe(base).classifier)
+    features = gate_features(base, frames, recipe.size, recipe.tap)
+    statistics = summarise(features, recipe.prototypes)
+    return Expert(
+        name=name,
+        base_sha256=base_sha256(base),
+        rank=recipe.rank,
+        adapter="none",
+        low_rank={},
+        classifier_weight=classifier.weight.detach().flatten(1).numpy().copy(),
+        classifier_bias=classifier.bias.detach().numpy().copy(),
+        classes=classes,
+        mean=statistics.mean,
+        scatter=statistics.scatter,
+        count=statistics.count,
+        prototypes=statistics.prototypes,
+        sensors=sensors,
+        domains=domains,
+        tap=recipe.tap,
+        training={"frames": len(frames)},
+    )

@@ -1,0 +1,73 @@
+"""``mile-edge export``: from a trained base to a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mile_edge.cli.options import names
+from mile_edge.errors import DataError
+
+_EXAMPLES = """examples:
+  mile-edge export out/camvid-base --recipe export/segformer-b0-240x320.yaml --data ../shared/data/camvid/day/train \\
+      --name camvid --out bundles/camvid
+  mile-edge export random:segformer-b0 --recipe export/bench-480x640.yaml --data FOLDER --out out/bench"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``export``."""
+    parser = commands.add_parser(
+        "export",
+        help="make a bundle from a trained base and a recipe",
+        description="Export a base to the ONNX graph that gates, applies an expert and segments in one pass.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("base", help="folder of the base, a hub name, or random:segformer-b0..b5")
+    parser.add_argument("--recipe", type=Path, required=True, help="YAML file: precision, size, rank, layers, tap, gate, capacity")
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders the base was trained on, for the gate")
+    parser.add_argument("--out", type=Path, required=True, help="bundle folder to create")
+    parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
+    parser.add_argument("--own", default="base", help="name of the base as an expert, row 0 (default base)")
+    parser.add_argument("--domains", type=names, help="domains the base itself is right for (default: the data's)")
+    parser.add_argument("--check", nargs="*", type=Path, default=[], help="folders whose frames compare ONNX with torch")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, then compare with torch where frames were given."""
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.export.agreement import compare
+    from mile_edge.export.bundle import base_expert, export_bundle
+    from mile_edge.export.recipe import load_recipe
+    from mile_edge.network.base import load_base
+    from mile_edge.training.base import shared_classes
+
+    recipe = load_recipe(args.recipe)
+    data = [FolderDataset(path) for path in args.data]
+    classes = shared_classes(data)
+    base = load_base(args.base, len(classes))
+    if args.out.exists():
+        raise DataError(f"{args.out} exists already; remove it or choose another folder")
+    sensors = tuple(sorted({folder.sensor for folder in data}))
+    domains = args.domains or tuple(sorted({folder.domain for folder in data}))
+    own = base_expert(base, recipe, classes, [f for folder in data for f in folder], args.own, sensors, domains)
+    bundle = export_bundle(base, own, recipe, args.out, name=args.name)
+    account: dict[str, object] = {
+        "bundle": str(args.out),
+        "network": f"{recipe.base} {recipe.size[0]}x{recipe.size[1]} {recipe.precision}",
+        "adapted_layers": len(bundle.manifest.low_rank.layers),
+        "numbers_per_expert": bundle.manifest.low_rank.classifier_offset,
+        "bytes": sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()),
+    }
+    frames = [frame.frame for path in args.check for frame in FolderDataset(path)]
+    if frames:
+        account["agreement"] = compare(bundle, frames, load_base(args.base, len(classes)))
+    if args.json:
+        print(json.dumps(account))
+    else:
+        for key, value in account.items():
+            print(f"{key:>20}: {value}")
+    return 0

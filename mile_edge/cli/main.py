@@ -1,0 +1,78 @@
+"""Entry point: one module per command, imported only when it is called, so that robot-side commands never need torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from mile_edge.errors import MileError
+
+_COMMANDS = {
+    "demo": "replay a freshly made multi-sensor bag through the reference bundle",
+    "world": "render the procedural street as folders or bags",
+    "train": "train a base, or an expert for a bundle",
+    "calibrate": "set a bundle's novelty thresholds and hysteresis from held-out frames",
+    "export": "make a bundle from a trained base and a recipe",
+    "experts": "list, add, remove and verify the experts of a bundle",
+    "replay": "run a bag through a bundle and report what came out",
+    "evaluate": "score a bundle or a base on labelled folders",
+    "bench": "time the gated pass against the frozen base",
+    "inspect": "show what a bundle or an expert file holds",
+}
+_WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft", "safetensors.torch"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status: 0 done, 1 found something wrong, 2 bad input, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser(arguments)
+    try:
+        args = parser.parse_args(arguments)
+        return int(args.run(args) or 0)
+    except MileError as error:
+        print(f"mile-edge: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _WORKSHOP:
+            raise
+        print(f"mile-edge: this command needs {error.name}; install it with: pip install 'mile-edge[train]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mile-edge: interrupted; nothing half-written was left behind", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mile-edge",
+        description="One small frozen segmentation network, and a tiny expert slipped in for each situation.",
+        epilog="Start with: mile-edge demo\nEvery command answers --help with examples.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in _COMMANDS.items():
+        if name == wanted:
+            importlib.import_module(f"mile_edge.cli.{name}").add_parser(commands)
+        else:
+            commands.add_parser(name, help=summary)
+    return parser
+
+
+def _version() -> str:
+    from mile_edge import __version__
+
+    return f"mile-edge {__version__}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+"""``mile-edge train base`` and ``mile-edge train expert``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mile_edge.cli.options import image_size, names
+from mile_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from mile_edge.bundle import Bundle, Expert
+    from mile_edge.training.fit import FitResult, Progress, Schedule
+
+_EXAMPLES = """examples:
+  mile-edge train base ../shared/data/camvid/day/train --val ../shared/data/camvid/day/val --out out/camvid-base
+  mile-edge train expert bundles/camvid ../shared/data/camvid/dusk/train --name dusk --add
+
+A killed run resumes where it stopped when the same command is given again."""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``train`` and its two forms."""
+    parser = commands.add_parser(
+        "train",
+        help="train a base, or an expert for a bundle",
+        description="Train on labelled folders (images/, labels/, classes.yaml).",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    forms = parser.add_subparsers(dest="form", required=True, metavar="base|expert")
+    base = forms.add_parser(
+        "base", help="every weight of a network, once", epilog=_EXAMPLES, formatter_class=parser.formatter_class
+    )
+    base.add_argument("data", nargs="+", type=Path, help="folders to train on")
+    base.add_argument("--base", default="random:segformer-b0", help="folder, hub name or random:segformer-b0..b5 to start from")
+    base.add_argument("--out", type=Path, required=True, help="folder for the trained base")
+    base.add_argument("--size", type=image_size, default=(240, 320), metavar="HxW", help="network size (default 240x320)")
+    base.set_defaults(run=_train_base)
+    expert = forms.add_parser(
+        "expert", help="a low-rank expert beside a bundle's frozen base", epilog=_EXAMPLES, formatter_class=parser.formatter_class
+    )
+    expert.add_argument("bundle", type=Path, help="the bundle it is for")
+    expert.add_argument("data", nargs="+", type=Path, help="folders to train on")
+    expert.add_argument("--name", required=True, help="the expert's name: lower-case letters, digits, - and _")
+    expert.add_argument("--out", type=Path, help="expert file to write (default NAME.safetensors)")
+    expert.add_argument("--add", action="store_true", help="add the expert to the bundle when it is trained")
+    expert.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
+    expert.add_argument("--sensors", type=names, help="sensor kinds it serves (default: the data's)")
+    expert.add_argument("--domains", type=names, help="domains it is right for, * for all (default: the data's)")
+    expert.add_argument("--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)")
+    expert.add_argument("--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)")
+    expert.set_defaults(run=_train_expert)
+    for form, steps, rate in ((base, 2000, 1.2e-3), (expert, 400, 4e-3)):
+        _add_schedule(form, steps, rate)
+
+
+def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float) -> None:
+    form.add_argument("--val", nargs="*", type=Path, default=[], help="folders that decide which weights are kept")
+    form.add_argument("--steps", type=int, default=steps, help=f"optimiser steps (default {steps})")
+    form.add_argument("--batch", type=int, default=8, help="frames per step (default 8)")
+    form.add_argument("--lr", type=float, default=rate, help=f"peak learning rate (default {rate})")
+    form.add_argument("--patience", type=int, default=0, help="validations without progress before stopping; 0 never")
+    form.add_argument("--balance", type=float, default=0.4, help="exponent of inverse class frequency in the loss (default 0.4)")
+    form.add_argument("--foreign", type=float, default=0.1, help="share of views without their colours (default 0.1)")
+    form.add_argument("--zoom", type=float, nargs=2, default=(0.6, 2.0), metavar=("MIN", "MAX"), help="range of random zoom")
+    form.add_argument("--seed", type=int, default=0, help="of views, order and initial weights (default 0)")
+    form.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _train_base(args: argparse.Namespace) -> int:
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.training.base import train_base
+
+    data, held_out = [FolderDataset(path) for path in args.data], [FolderDataset(path) for path in args.val]
+    with _progress("base") as report:
+        result = train_base(
+            args.base,
+            data,
+            held_out,
+            args.out,
+            size=args.size,
+            schedule=_schedule(args),
+            augmentation=_augmentation(args),
+            report=report,
+        )
+    _tell(args, {"base": str(args.out)}, result)
+    return 0
+
+
+def _train_expert(args: argparse.Namespace) -> int:
+    from mile_edge.bundle import Bundle, write_expert
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.export.bundle import base_of, pool_of
+    from mile_edge.network.base import load_base
+    from mile_edge.training.expert import ExpertTask
+
+    bundle = Bundle.open(args.bundle)
+    data, held_out = [FolderDataset(path) for path in args.data], [FolderDataset(path) for path in args.val]
+    task = ExpertTask(
+        args.name,
+        args.sensors or tuple(sorted({folder.sensor for folder in data})),
+        args.domains or tuple(sorted({folder.domain for folder in data})),
+        bundle.manifest.gate.tap,
+        args.centres,
+    )
+    out = args.out or Path(f"{args.name}.safetensors")
+    pool = pool_of(bundle, load_base(args.base) if args.base else base_of(bundle))
+    expert, result = _make_expert(args, pool, bundle, task, data, held_out, out.with_suffix(".checkpoint"))
+    write_expert(out, expert)
+    out.with_suffix(".checkpoint").unlink(missing_ok=True)
+    if args.add:
+        bundle.add(out)
+    where = {"expert": args.name, "file": str(out), "added_to": str(args.bundle) if args.add else None, "bytes": expert.sizes()}
+    _tell(args, where, result)
+    return 0
+
+
+def _make_expert(
+    args: argparse.Namespace, pool: Any, bundle: Bundle, task: Any, data: list[Any], held_out: list[Any], checkpoint: Path
+) -> tuple[Expert, FitResult | None]:
+    from mile_edge.training.expert import statistics_only, train_expert
+
+    network, own = bundle.manifest.network, bundle.experts()[0]
+    size = (network.height, network.width)
+    if args.gate_only:
+        frames = [frame for folder in data for frame in folder]
+        return statistics_only(pool, task, frames, size, own), None
+    unlabelled = [str(folder.path) for folder in data if not folder.classes]
+    if unlabelled:
+        raise DataError(f"{unlabelled[0]} has no labels; label it, or give --gate-only to teach only the gate")
+    with _progress(args.name) as report:
+        return train_expert(
+            pool,
+            task,
+            data,
+            held_out,
+            size=size,
+            schedule=replace(_schedule(args), average=0.98),
+            augmentation=_augmentation(args),
+            checkpoint=checkpoint,
+            start=own,
+            report=report,
+        )
+
+
+def _schedule(args: argparse.Namespace) -> Schedule:
+    from mile_edge.training.fit import Schedule
+
+    for option, low in (("steps", 1), ("batch", 1), ("patience", 0)):
+        if getattr(args, option) < low:
+            raise DataError(f"--{option} is {getattr(args, option)}; give at least {low}")
+    return Schedule(
+        steps=args.steps,
+        batch=args.batch,
+        lr=args.lr,
+        patience=args.patience,
+        average=0.995,
+        steps_per_epoch=min(100, max(10, args.steps // 10)),
+        class_balance=args.balance,
+        seed=args.seed,
+    )
+
+
+def _augmentation(args: argparse.Namespace) -> Any:
+    from mile_edge.training.augment import Augmentation
+
+    return Augmentation(scale=(args.zoom[0], args.zoom[1]), photometric=0.5, foreign=args.foreign)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Any]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  mIoU {task.fields[miou]}  {task.fields[left]} left"),
+    )
+    console = Console(stderr=True)
+    with Bar(*columns, console=console) as bar:
+        line = bar.add_task(name, total=None, loss=float("nan"), miou="-", left="?")
+
+        def report(progress: Progress) -> None:
+            minutes, seconds = divmod(int(progress.seconds_left), 60)
+            miou = "-" if progress.miou is None or progress.miou != progress.miou else f"{progress.miou:.3f}"
+            bar.update(
+                line, total=progress.steps, completed=progress.step, loss=progress.loss, miou=miou, left=f"{minutes}:{seconds:02d}"
+            )
+            if not console.is_terminal and progress.step % 50 == 0:
+                print(
+                    f"{name}: step {progress.step}/{progress.steps} loss {progress.loss:.3f} mIoU {miou}, {minutes}:{seconds:02d} left",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        yield report
+
+
+def _tell(args: argparse.Namespace, where: dict[str, Any], result: FitResult | None) -> None:
+    account = dict(where)
+    if result is not None:
+        miou = None if result.miou != result.miou else round(result.miou, 4)
+        account |= {"validation_miou": miou, "steps": result.steps, "seconds": round(result.seconds, 1)}
+    if args.json:
+        print(json.dumps(account))
+        return
+    for key, value in account.items():
+        print(f"{key:>16}: {value}")

@@ -1,0 +1,201 @@
+"""What gating costs: the gated pass, the frozen base alone, switching and adding, timed in turns on one machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from mile_edge.bundle import Bundle, Expert, write_expert
+from mile_edge.errors import BundleError
+from mile_edge.runtime.segmenter import Segmenter
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Medians of interleaved runs; times in milliseconds, ratios of runs that followed each other directly.
+
+    Attributes:
+        base_ms: the frozen base alone, with the same resizing of scores at its end.
+        gated_ms: the one pass with its gate and an expert's row.
+        gated_over_base: median over rounds of the one over the other.
+        two_pass_over_base: the same for a base pass whose features choose the expert, followed by the expert's pass.
+        switch_ms: what a frame under another expert than the last takes beyond one under the same expert.
+        add_expert_ms: from the call with a file to the first mask that may use it, beyond one frame.
+        expert_bytes: adapter of one expert; its head and gate statistics are in ``head_bytes`` and ``gate_bytes``.
+        base_bytes: all weights of the base in fp32.
+        experts_per_base: adapters that weigh as much as the base.
+        experts: rows in use during the run, the base included.
+    """
+
+    base_ms: float
+    gated_ms: float
+    gated_over_base: float
+    two_pass_over_base: float
+    switch_ms: float
+    add_expert_ms: float
+    expert_bytes: int
+    head_bytes: int
+    gate_bytes: int
+    base_bytes: int
+    experts_per_base: float
+    experts: int
+    height: int
+    width: int
+    threads: int
+    rounds: int
+
+
+def bench(
+    bundle: Bundle,
+    *,
+    rounds: int = 30,
+    experts: int | None = None,
+    threads: int | None = None,
+    report: Callable[[int, int], None] = lambda done, rounds: None,
+) -> BenchResult:
+    """Time a bundle; works on a copy, the bundle itself is not touched.
+
+    Args:
+        rounds: interleaved rounds after two of warm-up.
+        experts: experts beside the base; made-up ones fill what the bundle lacks. The bundle's own where missing.
+        threads: of one pass; all that the process may use where missing.
+
+    Raises:
+        BundleError: the bundle has no graph of the base alone.
+    """
+    if bundle.base_graph_path is None:
+        raise BundleError(f"{bundle.path} has no graph of the base alone to compare with; export it again")
+    threads = threads or len(os.sched_getaffinity(0))
+    wanted = max(1, len(bundle.manifest.experts) - 1) if experts is None else experts
+    with tempfile.TemporaryDirectory(prefix="mile-edge-bench-") as folder:
+        made_up, spare = _fill(bundle, wanted, Path(folder))
+        base = _base_session(bundle.base_graph_path, threads)
+        with Segmenter.open(made_up.path, threads=threads, hysteresis=0) as segmenter:
+            return _measure(made_up, segmenter, base, spare, rounds, threads, report)
+
+
+def _measure(
+    bundle: Bundle,
+    segmenter: Segmenter,
+    base: Callable[[np.ndarray], None],
+    spare: Path,
+    rounds: int,
+    threads: int,
+    report: Callable[[int, int], None],
+) -> BenchResult:
+    network = bundle.manifest.network
+    names = segmenter.experts
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (4, 1, network.height, network.width, 3), np.uint8)
+    pairs: list[tuple[float, float]] = []
+    switches: list[float] = []
+    adds: list[float] = []
+    for index in range(rounds + 2):
+        frame = frames[index % len(frames)]
+        order = (base, segmenter) if index % 2 else (segmenter, base)
+        times = {each: _milliseconds(each, frame) for each in order}
+        segmenter.pin(names[index % len(names)])
+        _milliseconds(segmenter, frame)
+        same = _milliseconds(segmenter, frame)
+        segmenter.pin(names[(index + 1) % len(names)])
+        switched = _milliseconds(segmenter, frame)
+        segmenter.auto()
+        started = time.perf_counter()
+        added = segmenter.add_expert(spare)
+        segmenter(frame)
+        adding = (time.perf_counter() - started) * 1e3
+        plain = _milliseconds(segmenter, frame)
+        segmenter.remove_expert(added)
+        if index >= 2:
+            pairs.append((times[base], times[segmenter]))
+            switches.append(switched - same)
+            adds.append(adding - plain)
+            report(index - 1, rounds)
+    measured = np.array(pairs)
+    sizes = _sizes(bundle)
+    return BenchResult(
+        base_ms=_median(measured[:, 0]),
+        gated_ms=_median(measured[:, 1]),
+        gated_over_base=_median(measured[:, 1] / measured[:, 0], 4),
+        two_pass_over_base=_median(measured.sum(axis=1) / measured[:, 0], 4),
+        switch_ms=_median(np.array(switches)),
+        add_expert_ms=_median(np.array(adds)),
+        expert_bytes=sizes["adapter"],
+        head_bytes=sizes["head"],
+        gate_bytes=sizes["gate"],
+        base_bytes=bundle.manifest.base.bytes,
+        experts_per_base=round(bundle.manifest.base.bytes / sizes["adapter"], 1),
+        experts=len(names),
+        height=network.height,
+        width=network.width,
+        threads=threads,
+        rounds=rounds,
+    )
+
+
+def _milliseconds(work: Callable[[np.ndarray], object], frame: np.ndarray) -> float:
+    started = time.perf_counter()
+    work(frame)
+    return (time.perf_counter() - started) * 1e3
+
+
+def _median(values: np.ndarray, digits: int = 3) -> float:
+    return round(float(np.median(values)), digits)
+
+
+def _base_session(path: Path, threads: int) -> Callable[[np.ndarray], None]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(frame: np.ndarray) -> None:
+        session.run(None, {"frames": frame})
+
+    return run
+
+
+def _sizes(bundle: Bundle) -> dict[str, int]:
+    adapted = [expert for expert in bundle.experts() if expert.adapter == "low_rank"]
+    return adapted[0].sizes()
+
+
+def _fill(bundle: Bundle, wanted: int, folder: Path) -> tuple[Bundle, Path]:
+    """A copy of the bundle with room for one more than ``wanted`` experts, filled up with random ones, and a spare file."""
+    path = folder / "bundle"
+    own = bundle.experts()
+    capacity = max(wanted + 1, len(own))
+    data, base = bundle.network_path.read_bytes(), Path(str(bundle.base_graph_path)).read_bytes()
+    empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=replace(bundle.manifest.gate, thresholds={}))
+    copy = Bundle.create(path, empty, data, base, own[0])
+    kept = list(own[1 : wanted + 1])
+    while len(kept) < wanted + 1:
+        kept.append(_random_expert(bundle, len(kept)))
+    spare = folder / "spare.safetensors"
+    for expert in kept[:-1]:
+        file = folder / f"{expert.name}.safetensors"
+        write_expert(file, expert)
+        copy = copy.add(file)
+    write_expert(spare, _random_expert(bundle, wanted) if len(own) > wanted else kept[-1])
+    return copy, spare
+
+
+def _random_expert(bundle: Bundle, number: int) -> Expert:
+    rng = np.random.default_rng(number)
+    own, layout = bundle.experts()[0], bundle.manifest.low_rank
+    pairs = {
+        layer.name: (
+            rng.normal(0, 0.02, (layout.rank, layer.in_features)).astype(np.float32),
+            rng.normal(0, 0.02, (layer.out_features, layout.rank)).astype(np.float32),
+        )
+        for layer in layout.layers
+    }
+    shifted = np.asarray(own.mean) + rng.normal(0, 0.3, own.mean.shape).astype(np.float32)
+    return replace(own, name=f"made-up-{number}", adapter="low_rank", low_rank=pairs, mean=shifted)
