@@ -40,15 +40,22 @@ def add_parser(subparsers: Any) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--bag", action="store_true", help="write a ROS 2 bag instead of a folder")
     kind.add_argument("--preview", metavar="FILE.png", help="write one picture of all domains and sensors instead")
-    parser.add_argument("--domain", "--domains", dest="domains", metavar="NAME[,NAME...]",
-                        help=f"of {', '.join(DOMAINS)}; several take turns (default: clear, or all for --preview)")  # fmt: skip
+    parser.add_argument(
+        "--domain",
+        "--domains",
+        dest="domains",
+        metavar="NAME[,NAME...]",
+        help=f"of {', '.join(DOMAINS)}; several take turns (default: clear, or all for --preview)",
+    )
     parser.add_argument("--sensor", default="camera", choices=SENSORS, help="sensor of a folder (default: camera)")
     parser.add_argument("--frames", type=int, default=200, help="frames of a folder (default: 200)")
     parser.add_argument("--per-street", type=int, default=10, metavar="N",
                         help="frames of a folder from one street before the next seed (default: 10)")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each domain in a bag (default: 5)")
     parser.add_argument("--rate", type=float, default=10.0, help="frames per second of a bag (default: 10)")
-    parser.add_argument("--storage", default="mcap", choices=("mcap", "sqlite3"), help="storage of a bag (default: mcap)")
+    parser.add_argument(
+        "--storage", default="mcap", choices=("mcap", "sqlite3"), help="storage of a bag (default: mcap)"
+    )
     parser.add_argument("--streets", type=int, default=2, metavar="N", help="streets of a preview (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="the first street (default: 0)")
     parser.add_argument("--size", default="240x320", metavar="HxW", help="height x width in pixels (default: 240x320)")

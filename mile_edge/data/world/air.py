@@ -57,11 +57,13 @@ class Air:
         if domain == "rain":
             dark = rng.uniform(0.36, 0.52)
             return Air(domain, high, (0.02, 0.02, 0.02), (0.50, 0.53, 0.58), (dark * 0.8, dark * 0.86, dark * 0.95),
-                       (dark, dark * 1.04, dark * 1.1), 0.6, rng.uniform(0.007, 0.016), (dark, dark * 1.03, dark * 1.08),
+                       (dark, dark * 1.04, dark * 1.1), 0.6, rng.uniform(0.007, 0.016),
+                       (dark, dark * 1.03, dark * 1.08),
                        0.3, 1.0, 0.0, 1.2 * gain, 0.012)  # fmt: skip
         if domain == "snow":
             pale = rng.uniform(0.62, 0.8)
-            return Air(domain, high, (0.10, 0.10, 0.10), dull, (pale * 0.94, pale * 0.97, pale), (pale, pale, pale), 0.25,
+            return Air(domain, high, (0.10, 0.10, 0.10), dull, (pale * 0.94, pale * 0.97, pale),
+                       (pale, pale, pale), 0.25,
                        rng.uniform(0.006, 0.016), (pale, pale, pale * 1.01), 0.15, 0.2, rng.uniform(0.75, 1.0),
                        1.0 * gain, 0.009)  # fmt: skip
         bright = rng.uniform(0.8, 1.15)

@@ -129,8 +129,8 @@ class _Recorder:
 
     def frame(self, frame: WorldFrame, stamp: int) -> None:
         """Write all images, labels and the camera's calibration of one moment."""
-        images = (frame.rgb, frame.depth, frame.thermal)
-        for (topic, label_topic, frame_id, encoding), image in zip(_IMAGES, images):
+        images: tuple[NDArray[Any], ...] = (frame.rgb, frame.depth, frame.thermal)
+        for (topic, label_topic, frame_id, encoding), image in zip(_IMAGES, images, strict=True):
             header = self._header(stamp, frame_id)
             self._write(topic, stamp, self._image(header, image, encoding))
             self._write(label_topic, stamp, self._image(header, frame.label, "mono8"))
@@ -140,7 +140,7 @@ class _Recorder:
         time = self._make("builtin_interfaces/msg/Time")(sec=stamp // 10**9, nanosec=stamp % 10**9)
         return self._make("std_msgs/msg/Header")(stamp=time, frame_id=frame_id)
 
-    def _image(self, header: Any, image: NDArray[np.uint8] | NDArray[np.uint16], encoding: str) -> Any:
+    def _image(self, header: Any, image: NDArray[Any], encoding: str) -> Any:
         little = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("<"))
         height, width = image.shape[:2]
         return self._make(_IMAGE)(

@@ -42,16 +42,36 @@ def building(rng: Random, pose: Pose, width: float, depth: float, style: str, si
                         (half[0] + 0.35, rise, half[2] + (0.1 if gable else 0.35)), roof, pose.yaw, taper, seed,
                         warmth - 1.0))  # fmt: skip
         if rng.random() < 0.6:
-            rows.append(row(HULL, M_PLAIN, classes.BUILDING, pose.at(rng.uniform(-0.3, 0.3) * depth, height + rise * 1.6,
-                            rng.uniform(-0.3, 0.3) * width), (0.35, rise * 0.9, 0.35), wall, seed=seed,
-                            warmth=warmth + 3.0))  # fmt: skip
+            rows.append(
+                row(
+                    HULL,
+                    M_PLAIN,
+                    classes.BUILDING,
+                    pose.at(rng.uniform(-0.3, 0.3) * depth, height + rise * 1.6, rng.uniform(-0.3, 0.3) * width),
+                    (0.35, rise * 0.9, 0.35),
+                    wall,
+                    seed=seed,
+                    warmth=warmth + 3.0,
+                )
+            )
     else:
         rows.append(row(HULL, M_PLAIN, classes.BUILDING, pose.at(0, height, 0),
                         (half[0] + 0.18, 0.22, half[2] + 0.02), _jitter(rng, wall, 0.4), pose.yaw, seed=seed,
                         warmth=warmth))  # fmt: skip
         if floors > 3 and rng.random() < 0.5:
-            rows.append(row(HULL, M_PLAIN, classes.BUILDING, pose.at(0, height + 1.1, rng.uniform(-0.25, 0.25) * width),
-                            (1.8, 1.1, 2.2), _jitter(rng, wall, 0.3), pose.yaw, seed=seed, warmth=warmth + 2.0))  # fmt: skip
+            rows.append(
+                row(
+                    HULL,
+                    M_PLAIN,
+                    classes.BUILDING,
+                    pose.at(0, height + 1.1, rng.uniform(-0.25, 0.25) * width),
+                    (1.8, 1.1, 2.2),
+                    _jitter(rng, wall, 0.3),
+                    pose.yaw,
+                    seed=seed,
+                    warmth=warmth + 2.0,
+                )
+            )
     front = -side * half[0]
     if style in ("urban", "downtown") and rng.random() < 0.55:
         rows.append(row(HULL, M_PLAIN, classes.BUILDING, pose.at(front - side * 0.55, 2.75, 0),

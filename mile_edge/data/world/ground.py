@@ -66,7 +66,7 @@ class Ground:
 
 def cast_ground(scene: Scene) -> Ground:
     """The picture without any body in it: ground below the horizon, sky and a far skyline above."""
-    camera, street = scene.camera, scene.street
+    camera = scene.camera
     plan = Plan.make(scene)
     u, v = (a.astype(F32) for a in camera.rays())
     turn = camera.turn.astype(F32)

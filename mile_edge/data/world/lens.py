@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .air import Air
 from .raycast import F32
 from .surface import Surface
-from .air import Air
 
 Array = NDArray[np.float32]
 

@@ -47,7 +47,7 @@ def _stamp(grid: Array, rows: NDArray[np.float64], scene: Scene, origin: float, 
     x1 = np.maximum(np.rint((lateral + wide * shrink + HALF_WIDTH) / CELL).astype(int).clip(0, _COLUMNS), x0 + 1)
     z0 = np.rint((rows[:, 2] - long * shrink - origin) / CELL).astype(int).clip(0, len(grid) - 1)
     z1 = np.maximum(np.rint((rows[:, 2] + long * shrink - origin) / CELL).astype(int).clip(0, len(grid)), z0 + 1)
-    for a, b, c, d, h in zip(x0.tolist(), x1.tolist(), z0.tolist(), z1.tolist(), top.tolist()):
+    for a, b, c, d, h in zip(x0.tolist(), x1.tolist(), z0.tolist(), z1.tolist(), top.tolist(), strict=True):
         patch = grid[c:d, a:b]
         np.maximum(patch, F32(h), out=patch)
 
@@ -141,11 +141,11 @@ def _look_up(grid: Array, lateral: Array, z: Array, origin: float) -> Array:
     """Bilinear look-up of a map at points (any shape)."""
     gx = np.clip((lateral + F32(HALF_WIDTH)) * F32(1 / CELL) - F32(0.5), 0, _COLUMNS - 2)
     gz = np.clip((z - F32(origin)) * F32(1 / CELL) - F32(0.5), 0, len(grid) - 2)
-    ix, iz = gx.astype(np.int32), gz.astype(np.int32)
+    ix, iz = gx.astype(np.intp), gz.astype(np.intp)
     fx, fz = gx - ix, gz - iz
     flat, at = grid.ravel(), iz * _COLUMNS + ix
-    low = flat[at] * (1 - fx) + flat[at + 1] * fx
-    high = flat[at + _COLUMNS] * (1 - fx) + flat[at + _COLUMNS + 1] * fx
+    low = flat.take(at) * (1 - fx) + flat.take(at + 1) * fx
+    high = flat.take(at + _COLUMNS) * (1 - fx) + flat.take(at + _COLUMNS + 1) * fx
     return low * (1 - fz) + high * fz
 
 
@@ -182,8 +182,9 @@ class Lit:
         glass = finish.glass[at]
         shiny = np.flatnonzero(glass > 0)
         glowing = np.flatnonzero((finish.glow[at, 0] + finish.beacon[at].max(1)) > 0)
+        normal, point, ray = (field.T.take(at, 1).T for field in (surface.normal, surface.point, surface.ray))
         return Lit(
-            surface, at, np.flatnonzero(sky), surface.normal[at], surface.point[at], surface.ray[at],
+            surface, at, np.flatnonzero(sky), normal, point, ray,
             surface.lateral[at], surface.reach[at], surface.material[at], np.ascontiguousarray(finish.albedo[at].T),
             shiny, glass[shiny], glowing, finish.glow[at[glowing]].T.copy(), finish.beacon[at[glowing]].T.copy(), {},
         )  # fmt: skip
@@ -237,13 +238,11 @@ class Lit:
         aside = self.ray @ turn[0]
         beam = np.exp(-((aside / F32(0.42)) ** 2)) * np.clip(0.1 - self.ray[:, 1] * 14.0, 0.06, 1.0)
         fall = np.clip(self.reach / F32(5.0), 0.15, 1.0) * (60.0 / (60.0 + self.reach * self.reach))
-        facing = np.clip(-np.einsum("ki,ki->k", self.ray, self.normal), 0.05, 1.0)
+        facing = np.clip(-(self.ray.T * self.normal.T).sum(0), 0.05, 1.0)
         return beam * fall * (0.35 + 0.65 * facing)
 
 
-def _trail(
-    grid: Array, rows: NDArray[np.float64], scene: Scene, origin: float, sun: Sun
-) -> None:
+def _trail(grid: Array, rows: NDArray[np.float64], scene: Scene, origin: float, sun: Sun) -> None:
     """Lay the shadows of moving bodies over the map."""
     fall, step = math.tan(sun.elevation), 0.4
     near = rows[np.abs(rows[:, 2] - scene.camera.position[2]) < 60.0]

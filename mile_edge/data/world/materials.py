@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +12,10 @@ from . import shapes
 from .facade import facade
 from .noise import cell_hash, sample
 from .raycast import F32
-from .surface import Surface
+from .surface import Shown, Surface
 
 Array = NDArray[np.float32]
+Side = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,16 @@ def finish(surface: Surface) -> Finish:
     """Colour every pixel of a surface."""
     n = len(surface.material)
     out = Finish(*(np.zeros((n, 3), F32) if wide else np.zeros(n, F32) for wide in (1, 0, 1, 1, 0)))
-    rows = surface.scene.rows.astype(F32)[surface.which]
-    out.albedo[surface.body] = rows[:, 13:16]
-    out.warmth[surface.body] = rows[:, 17]
+    for plane in range(3):
+        out.albedo[surface.body, plane] = surface.shown.column(13 + plane)
+    out.warmth[surface.body] = surface.shown.column(17)
     _ground(surface, out)
     made_of = surface.material[surface.body]
     for material, paint in _PAINTERS.items():
         pick = np.flatnonzero(made_of == material)
         if len(pick):
-            paint(out, surface.body[pick], rows[pick], surface.local[pick], surface.side[pick], surface)
+            local = surface.local.T.take(pick, 1).T
+            paint(out, surface.body[pick], surface.shown.pick(pick), local, surface.side[pick], surface)
     return out
 
 
@@ -61,7 +64,9 @@ def _ground(surface: Surface, out: Finish) -> None:
 
     road = pixels(shapes.M_ROAD)
     grain = 0.16 * sample("grain", x[road], z[road], 22.0) * _fade(surface, road, 0.06)
-    blotch = 0.10 * sample("blotch", x[road], z[road], 5.0) + 0.05 * sample("blotch", lateral[road], z[road] * 0.2, 40.0)
+    blotch = 0.10 * sample("blotch", x[road], z[road], 5.0) + 0.05 * sample(
+        "blotch", lateral[road], z[road] * 0.2, 40.0
+    )
     tone = F32(0.115) * (1.0 + grain + blotch)
     cracks = np.abs(sample("blotch", x[road] + 7.0, z[road], 11.0)) < 0.035
     tone *= 1.0 - 0.3 * cracks * _fade(surface, road, 0.05)
@@ -119,11 +124,11 @@ def _markings(surface: Surface, road: NDArray[np.int64]) -> Array:
     return np.where(zebra, bars * inside, out * free).astype(F32)
 
 
-def _paint(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    half, seed = rows[:, 4:7], rows[:, 16]
-    lx, ly, lz = (local / half).T
+def _paint(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    half, seed = [rows.column(k) for k in (4, 5, 6)], rows.column(16)
+    lx, ly, lz = (local[:, k] / half[k] for k in range(3))
     driving = seed > 0.5
-    wheel = (np.abs(local[:, 2]) - half[:, 2] * 0.62) ** 2 + (local[:, 1] + half[:, 1] + 0.24 - 0.32) ** 2 < 0.38**2
+    wheel = (np.abs(local[:, 2]) - half[2] * 0.62) ** 2 + (local[:, 1] + half[1] + 0.24 - 0.32) ** 2 < 0.38**2
     dark = ((side == 0) & wheel) | (ly < -0.72)
     ends = side == 2
     lamps = ends & (np.abs(lx) > 0.62) & (np.abs(lx) < 0.96) & (ly > 0.02) & (ly < 0.55)
@@ -147,20 +152,21 @@ def _paint(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: 
     out.warmth[at] *= np.where((lz > 0.25) & ~lamps, 1.0, 0.25) * np.where(ly < -0.5, 1.3, 1.0)
 
 
-def _cabin(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    ly = local[:, 1] / rows[:, 5]
-    lz = local[:, 2] / rows[:, 6]
+def _cabin(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    ly = local[:, 1] / rows.column(5)
+    lz = local[:, 2] / rows.column(6)
     share = (1.0 + ly) * 0.5
-    pillar = (side == 0) & ((np.abs(lz - 0.05) < 0.035) | (np.abs(lz) > 0.9 - share * np.where(lz > 0, rows[:, 8], rows[:, 9])))
-    ends = (side == 2) & (np.abs(local[:, 0]) > rows[:, 4] * (0.88 - 0.5 * rows[:, 7] * share))
+    taper = np.where(lz > 0, rows.column(8), rows.column(9))
+    pillar = (side == 0) & ((np.abs(lz - 0.05) < 0.035) | (np.abs(lz) > 0.9 - share * taper))
+    ends = (side == 2) & (np.abs(local[:, 0]) > rows.column(4) * (0.88 - 0.5 * rows.column(7) * share))
     glass = (side != 1) & (ly < 0.84) & (ly > -0.9) & ~pillar & ~ends
     out.albedo[at[glass]] = (0.018, 0.021, 0.023)
     out.glass[at] = np.where(glass, 0.62, 0.16)
-    out.warmth[at] = np.where(glass, -1.0, rows[:, 17])
+    out.warmth[at] = np.where(glass, -1.0, rows.column(17))
 
 
-def _bus(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    lx, ly, lz = (local / rows[:, 4:7]).T
+def _bus(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    lx, ly, lz = (local[:, k] / rows.column(4 + k) for k in range(3))
     bars = np.abs((local[:, 2] * 0.7) % 1.0 - 0.5) > 0.46
     glass = (side != 1) & (ly > -0.05) & (ly < 0.72) & ~((side == 0) & bars) & ~((side == 2) & (np.abs(lx) > 0.92))
     lamps = (side == 2) & (np.abs(lx) > 0.72) & (ly > -0.75) & (ly < -0.6)
@@ -172,38 +178,38 @@ def _bus(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Ar
     out.glass[at] = np.where(glass, 0.55, 0.12)
 
 
-def _leaf(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    point = surface.point[at]
-    x, y = point[:, 0] + 0.6 * point[:, 2], point[:, 1] + 0.31 * point[:, 2]
+def _leaf(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    px, py, pz = surface.point.T.take(at, 1)
+    x, y = px + 0.6 * pz, py + 0.31 * pz
     fine = sample("leaf", x, y, 30.0) * (0.35 + 0.65 * _fade(surface, at, 0.15))
     coarse = sample("blotch", x, y, 24.0)
-    depth = np.clip(0.62 + 0.38 * local[:, 1] / rows[:, 5], 0.3, 1.0)
+    depth = np.clip(0.62 + 0.38 * local[:, 1] / rows.column(5), 0.3, 1.0)
     tone = np.clip(1.0 + 0.38 * fine + 0.18 * coarse, 0.2, 2.2) * depth
     out.albedo[at] *= tone[:, None] * (1.0 + 0.1 * coarse[:, None] * np.array([1.0, 0.3, 0.2], F32))
-    surface.normal[at] += np.stack([0.5 * fine, 0.3 * coarse, -0.4 * fine], 1)
-    surface.normal[at] /= np.linalg.norm(surface.normal[at], axis=1, keepdims=True) + F32(1e-6)
+    normal = surface.normal.T.take(at, 1) + np.stack([0.5 * fine, 0.3 * coarse, -0.4 * fine])
+    surface.normal[at] = (normal / (np.sqrt((normal * normal).sum(0)) + F32(1e-6))).T
 
 
-def _bark(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
+def _bark(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
     angle = np.arctan2(local[:, 0], local[:, 2])
     out.albedo[at] *= (1.0 + 0.3 * sample("leaf", angle, local[:, 1] * 0.3, 40.0))[:, None]
 
 
-def _roof(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
+def _roof(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
     courses = np.abs((local[:, 1] * 3.6) % 1.0 - 0.5) > 0.38
     along = np.where(side == 0, local[:, 2], local[:, 0])
     tone = 1.0 + 0.12 * sample("grain", along, local[:, 1], 9.0) - 0.28 * courses * _fade(surface, at, 0.1)
     out.albedo[at] *= tone[:, None]
 
 
-def _plain(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
+def _plain(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
     out.albedo[at] *= (1.0 + 0.08 * sample("blotch", local[:, 2] + local[:, 0], local[:, 1], 25.0))[:, None]
 
 
-def _sign(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    lx, ly = local[:, 0] / rows[:, 4], local[:, 1] / rows[:, 5]
-    rim = np.where(rows[:, 10] == shapes.HULL, np.maximum(np.abs(lx), np.abs(ly)), np.hypot(lx, ly))
-    code = (rows[:, 16] * 7.0).astype(np.int32)
+def _sign(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    lx, ly = local[:, 0] / rows.column(4), local[:, 1] / rows.column(5)
+    rim = np.where(rows.column(10) == shapes.HULL, np.maximum(np.abs(lx), np.abs(ly)), np.hypot(lx, ly))
+    code = (rows.column(16) * 7.0).astype(np.int32)
     inner = (rim < 0.68) & (code % 3 != 0)
     bar = (np.abs(ly) < 0.2) & (np.abs(lx) < 0.62) & (code % 3 == 0)
     back = local[:, 2] > 0.004
@@ -212,9 +218,9 @@ def _sign(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: A
     out.albedo[at[back]] = (0.25, 0.26, 0.27)
 
 
-def _signal(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    ly = local[:, 1] / rows[:, 5]
-    lit = (rows[:, 16] * 3.0).astype(np.int32)
+def _signal(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    ly = local[:, 1] / rows.column(5)
+    lit = (rows.column(16) * 3.0).astype(np.int32)
     level = np.rint(ly * 1.5).astype(np.int32)
     lens = (side == 2) & (local[:, 2] < 0) & (np.hypot(local[:, 0], local[:, 1] - level * 0.31) < 0.115)
     colours = np.array([[0.05, 1.6, 0.7], [1.6, 0.8, 0.05], [2.0, 0.06, 0.04]], F32)
@@ -223,17 +229,17 @@ def _signal(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side:
     out.albedo[at[lens]] = 0.04
 
 
-def _lamp(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
+def _lamp(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
     below = local[:, 1] < 0.02
     out.glow[at[below]] = np.array(surface.scene.street.lamp_colour, F32) * F32(16.0)
 
 
-def _cloth(out: Finish, at: NDArray[np.int64], rows: Array, local: Array, side: Array, surface: Surface) -> None:
-    fold = sample("leaf", local[:, 0] + rows[:, 16] * 9.0, local[:, 1] * 0.6, 40.0)
+def _cloth(out: Finish, at: NDArray[np.int64], rows: Shown, local: Array, side: Side, surface: Surface) -> None:
+    fold = sample("leaf", local[:, 0] + rows.column(16) * 9.0, local[:, 1] * 0.6, 40.0)
     out.albedo[at] *= (1.0 + 0.15 * fold)[:, None]
 
 
-_PAINTERS = {
+_PAINTERS: dict[int, Callable[[Finish, NDArray[np.int64], Shown, Array, Side, Surface], None]] = {
     shapes.M_FACADE: facade, shapes.M_PAINT: _paint, shapes.M_CABIN: _cabin, shapes.M_BUS: _bus, shapes.M_LEAF: _leaf,
     shapes.M_BARK: _bark, shapes.M_ROOF: _roof, shapes.M_PLAIN: _plain, shapes.M_SIGN: _sign,
     shapes.M_SIGNAL: _signal, shapes.M_LAMP: _lamp, shapes.M_CLOTH: _cloth,

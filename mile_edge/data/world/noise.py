@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ def _octave(rng: np.random.Generator, cells: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(out, dtype=np.float32)
 
 
-@lru_cache(maxsize=None)
+@cache
 def tile(kind: str) -> NDArray[np.float32]:
     """A (TILE, TILE) float32 field with zero mean and unit deviation; kinds: grain, blotch, cloud, leaf."""
     bands = {
@@ -41,16 +42,14 @@ def tile(kind: str) -> NDArray[np.float32]:
     return field
 
 
-def sample(kind: str, x: NDArray[np.float32], y: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+def sample(kind: str, x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]], scale: float) -> NDArray[np.float32]:
     """The field at `scale` texels per unit of x and y (any shape), nearest texel, periodic."""
     ix = (x * scale).astype(np.int32) & _MASK
     iy = (y * scale).astype(np.int32) & _MASK
-    return tile(kind).ravel()[(iy << 9) | ix]
+    return tile(kind).ravel().take((iy << 9) | ix)
 
 
-def cell_hash(
-    a: NDArray[np.int32], b: NDArray[np.int32], salt: NDArray[np.int32] | int = 0
-) -> NDArray[np.float32]:
+def cell_hash(a: NDArray[np.int32], b: NDArray[np.int32], salt: NDArray[np.int32] | int = 0) -> NDArray[np.float32]:
     """A fixed pseudo-random number in 0..1 for each pair of integers."""
     with np.errstate(over="ignore"):
         h = a.astype(np.uint32) * np.uint32(0x9E3779B1) ^ b.astype(np.uint32) * np.uint32(0x85EBCA77)

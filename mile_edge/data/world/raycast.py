@@ -6,6 +6,7 @@ Inverse depth is used because a plane's is linear in pixel coordinates: a convex
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from .scene import Camera
 from .shapes import CYLINDER, HULL, LEAFY
 
 F32 = np.float32
+Floats = NDArray[np.floating[Any]]
+Hit = tuple[Floats, NDArray[np.bool_]]
 NEAR = 0.15
 _CORNERS = np.array([(x, y, z) for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], np.float64)
 
@@ -81,9 +84,7 @@ def _faces(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.f
     return normals, offsets
 
 
-def cast(
-    rows: NDArray[np.float64], camera: Camera, inverse: NDArray[np.float32], which: NDArray[np.int32]
-) -> Cast:
+def cast(rows: NDArray[np.float64], camera: Camera, inverse: NDArray[np.float32], which: NDArray[np.int32]) -> Cast:
     """Draw `rows` over a background of `inverse` depth (written in place, as is `which`)."""
     ready = _prepare(rows, camera)
     u, v = camera.rays()
@@ -104,6 +105,7 @@ def cast(
         depth = inverse[y0:y1, x0:x1]
         if depth.min() > 1.0 / ready.nearest[m]:
             continue
+        found: Hit | None
         if kinds[m] == HULL:
             found = _hull(planes[m], outside[m], u32[x0:x1], v32[y0:y1])
         else:
@@ -112,20 +114,20 @@ def cast(
             continue
         near, hit = found
         if kinds[m] == LEAFY:
-            near, hit = _ragged(near, hit, leaf, ready.spread[m], (y0, y1, x0, x1), camera.focal, int(rows[m, 16] * 509))
+            near, hit = _ragged(
+                near, hit, leaf, ready.spread[m], (y0, y1, x0, x1), camera.focal, int(rows[m, 16] * 509)
+            )
         hit &= near > depth
         np.copyto(depth, near, where=hit, casting="same_kind")
         np.copyto(which[y0:y1, x0:x1], m, where=hit)
     return Cast(inverse, which)
 
 
-def _hull(
-    planes: NDArray[np.float64], outside: NDArray[np.bool_], u: NDArray[np.float32], v: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]] | None:
+def _hull(planes: NDArray[np.float64], outside: NDArray[np.bool_], u: Floats, v: Floats) -> Hit | None:
     """Inverse depth of entry, and where the ray enters before it leaves."""
-    near: NDArray[np.float32] | None = None
-    far: NDArray[np.float32] | None = None
-    for (a, b, c), front in zip(planes.tolist(), outside.tolist()):
+    near: Floats | None = None
+    far: Floats | None = None
+    for (a, b, c), front in zip(planes.tolist(), outside.tolist(), strict=True):
         plane = (F32(a) * u + F32(c)) + F32(b) * v
         if front:
             near = plane if near is None else np.minimum(near, plane, out=near)
@@ -136,9 +138,7 @@ def _hull(
     return near, near > np.maximum(far, 0, out=far)
 
 
-def _quadric(
-    scaled: NDArray[np.float64], origin: NDArray[np.float64], kind: int, u: NDArray[np.float64], v: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+def _quadric(scaled: NDArray[np.float64], origin: NDArray[np.float64], kind: int, u: Floats, v: Floats) -> Hit | None:
     turn, start = scaled, origin
     if kind == CYLINDER:
         turn, start = scaled[[0, 2]], origin[[0, 2]]
@@ -159,9 +159,9 @@ def _quadric(
 
 
 def _ragged(
-    near: NDArray[np.float64], hit: NDArray[np.bool_], leaf: NDArray[np.float32], spread: NDArray[np.float64],
+    near: Floats, hit: NDArray[np.bool_], leaf: NDArray[np.float32], spread: NDArray[np.float64],
     window: tuple[int, int, int, int], focal: float, salt: int,
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:  # fmt: skip
+) -> Hit:  # fmt: skip
     """Foliage: texture locked to the crown's middle eats its rim and gives the leaves depth."""
     y0, y1, x0, x1 = window
     step = spread[2] / focal * 26.0

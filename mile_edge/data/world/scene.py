@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ class Camera:
     height: int
     width: int
 
-    def rays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def rays(self) -> tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]]:
         """u (W,) and v (H,): the ray of pixel (r, c) is (u[c], v[r], 1) in camera axes."""
         u = (np.arange(self.width) + 0.5 - self.width / 2) / self.focal
         v = -(np.arange(self.height) + 0.5 - self.height / 2) / self.focal

@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import shapes
+from .air import Air
 from .lens import smooth
 from .materials import Finish
 from .noise import sample
 from .raycast import F32
 from .street import stream
 from .surface import Surface
-from .air import Air
 
 RANGE = 60.0
 """Metres the depth camera reaches in clear air; 16 bit of millimetres end at 65.5 m."""
@@ -36,7 +36,7 @@ def depth_image(surface: Surface, finish: Finish, air: Air, rng: np.random.Gener
     rise = np.abs(np.diff(1.0 / near, axis=0)) * near[1:]
     jump[1:], jump[:-1] = np.maximum(jump[1:], rise), np.maximum(jump[:-1], rise)
     lost |= (jump > 0.12) & (luck < 0.55)
-    facing = np.abs((surface.ray * surface.normal).sum(1)).reshape(height, width)
+    facing = np.abs((surface.ray.T * surface.normal.T).sum(0)).reshape(height, width)
     lost |= (facing < 0.10) & (0.65 * coarse + 0.35 * luck < 0.85 - facing * 6.0)
     glass = (finish.glass > 0.55).reshape(height, width)
     lost |= glass & (coarse < 0.62)
@@ -94,7 +94,9 @@ def thermal_image(
     up = np.maximum(surface.ray[:, 1], 0.0)
     cover = {"clear": 42.0, "dusk": 38.0, "night": 38.0, "fog": 6.0, "rain": 12.0, "snow": 14.0}[air.domain]
     above = surface.material == shapes.M_SKY
-    skyward = outside - cover * (1.0 - np.exp(-3.0 * up) * 0.75) + 1.5 * sample("cloud", surface.ray[:, 0] * 80, up * 90, 1.0)
+    skyward = (
+        outside - cover * (1.0 - np.exp(-3.0 * up) * 0.75) + 1.5 * sample("cloud", surface.ray[:, 0] * 80, up * 90, 1.0)
+    )
     mirror = np.clip(finish.glass, 0, 0.3)
     kelvin = kelvin * (1 - mirror * 0.35) + mirror * 0.35 * (outside - 0.5 * cover)
     through = np.exp(-np.minimum(surface.reach, F32(1e4)) * F32(0.0015 + 0.30 * air.thickness))

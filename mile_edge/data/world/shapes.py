@@ -188,9 +188,17 @@ def tree(rng: Random, pose: Pose) -> list[Row]:
     for k in range(rng.randint(4, 6)):
         angle, lift = k * 2.4 + seed * 6, rng.uniform(-0.5, 0.55)
         size = rng.uniform(0.42, 0.62)
-        rows.append(row(LEAFY, M_LEAF, classes.VEGETATION,
-                        pose.at(math.cos(angle) * wide * 0.55, centre + lift * crown, math.sin(angle) * wide * 0.55),
-                        (wide * size, crown * size * 0.8, wide * size), _jitter(rng, leaf, 0.18), seed=seed))  # fmt: skip
+        rows.append(
+            row(
+                LEAFY,
+                M_LEAF,
+                classes.VEGETATION,
+                pose.at(math.cos(angle) * wide * 0.55, centre + lift * crown, math.sin(angle) * wide * 0.55),
+                (wide * size, crown * size * 0.8, wide * size),
+                _jitter(rng, leaf, 0.18),
+                seed=seed,
+            )
+        )
     return rows
 
 
@@ -230,7 +238,9 @@ def sign(rng: Random, pose: Pose) -> list[Row]:
     """A traffic sign: a disc, a board or a name plate on a thin post, facing -z."""
     height = rng.uniform(2.0, 2.7)
     metal: Colour = (0.26, 0.27, 0.28)
-    rows = [row(CYLINDER, M_METAL, classes.POLE, pose.at(0, height / 2 + 0.2, 0), (0.04, height / 2 + 0.2, 0.04), metal)]
+    rows = [
+        row(CYLINDER, M_METAL, classes.POLE, pose.at(0, height / 2 + 0.2, 0), (0.04, height / 2 + 0.2, 0.04), metal)
+    ]
     style, seed = rng.random(), rng.random()
     face = rng.choice(((0.55, 0.02, 0.03), (0.03, 0.10, 0.45), (0.65, 0.65, 0.62), (0.60, 0.42, 0.02)))
     if style < 0.55:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,9 @@ class Street:
             bend=(rng.choice((0.0, 1.0, 1.0)) * rng.uniform(1.5, 8.0), rng.uniform(160.0, 300.0), rng.uniform(0, 6.28)),
             style=rng.choice(buildings.STYLES),
             speed=rng.uniform(2.0, 3.5) if on_walk else rng.uniform(5.0, 11.0),
-            eye_height=rng.uniform(0.75, 1.4) if on_walk else rng.choice((rng.uniform(1.15, 1.6), rng.uniform(1.5, 2.4))),
+            eye_height=rng.uniform(0.75, 1.4)
+            if on_walk
+            else rng.choice((rng.uniform(1.15, 1.6), rng.uniform(1.5, 2.4))),
             on_walk=on_walk,
             eye_pitch=rng.uniform(-0.11, 0.03),
             focal=rng.uniform(0.72, 1.05),
@@ -104,8 +107,8 @@ class Street:
         """Metres from the axis to the kerb of a side (0 left, 1 right)."""
         return self.lanes * self.lane_width + (2.15 if self.parking[side] else 0.25)
 
-    def shift(self, z: float | NDArray[np.float32]) -> float | NDArray[np.float32]:
-        """How far the axis lies to the right at z."""
+    def shift(self, z: Any) -> Any:
+        """How far the axis lies to the right at z, metres; floats and arrays alike."""
         a, length, phase = self.bend
         return a * np.sin(z * (2 * math.pi / length) + phase)
 
@@ -147,9 +150,7 @@ def _block(street: Street, index: int) -> Block:
                  (lots[0], lots[1]), cross > 0.0 and rng.random() < 0.8)  # fmt: skip
 
 
-def _frontage(
-    street: Street, rng: Random, side: int, low: float, high: float, style: str, corner: bool
-) -> list[Row]:
+def _frontage(street: Street, rng: Random, side: int, low: float, high: float, style: str, corner: bool) -> list[Row]:
     """Buildings, gardens and gaps of one side between two z."""
     sign = 1 if side else -1
     kerb = street.half(side) + street.walk_width[side]
@@ -165,13 +166,17 @@ def _frontage(
             depth = rng.uniform(9.0, 15.0)
             away = kerb + setback + rng.choice((0.0, 0.0, 0.6, 1.2))
             at = street.pose(sign * (away + depth / 2), z + width / 2)
-            rows += buildings.building(rng, at, width - (0.05 if gap < 0.3 else rng.uniform(1.0, 4.0)), depth, style, sign)
+            rows += buildings.building(
+                rng, at, width - (0.05 if gap < 0.3 else rng.uniform(1.0, 4.0)), depth, style, sign
+            )
             if setback > 1.5:
                 rows += _front_garden(street, rng, sign, kerb, z, z + width, setback)
         z += width
     for _ in range(2):
         at = street.pose(sign * (kerb + rng.uniform(32.0, 55.0)), rng.uniform(low, high))
-        rows += buildings.building(rng, at, rng.uniform(14.0, 26.0), 12.0, "urban" if style != "downtown" else style, sign)
+        rows += buildings.building(
+            rng, at, rng.uniform(14.0, 26.0), 12.0, "urban" if style != "downtown" else style, sign
+        )
     return rows
 
 
@@ -262,5 +267,7 @@ def _walkers(street: Street, rng: Random, start: float, cross: float, style: str
     if rng.random() < 0.65:
         for _ in range(rng.randint(1, 4)):
             z = start + cross + rng.uniform(0.6, 2.4) if cross else start + rng.uniform(20.0, 40.0)
-            people.append(Walker(rng.randrange(1 << 30), 0.0, z, 0.0, rng.uniform(0.9, 1.5), rng.uniform(0, 40.0), True))
+            people.append(
+                Walker(rng.randrange(1 << 30), 0.0, z, 0.0, rng.uniform(0.9, 1.5), rng.uniform(0, 40.0), True)
+            )
     return people

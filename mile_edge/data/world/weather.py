@@ -73,7 +73,7 @@ def shade(lit: Lit, air: Air) -> Array:
         power = min(1.0, 0.15 + air.lamps) if air.lamps else 0.0
         colour[:, lit.glowing] += lit.glow * F32(power) + lit.beacon * F32(0.35 if air.lamps < 0.5 else 1.0)
     out[:, lit.at] = colour
-    out[:, lit.above] = sky(air, surface.ray[lit.above], seed, surface.scene.time)
+    out[:, lit.above] = sky(air, surface.ray.T.take(lit.above, 1).T, seed, surface.scene.time)
     if air.wet > 0.1:
         _reflect(surface, out, air)
         colour = out[:, lit.at]
@@ -93,9 +93,9 @@ def _artificial(lit: Lit, air: Air) -> Array:
 
 def _mirrored(lit: Lit, air: Air) -> Array:
     """Sky and a dull street seen in glass and paint, (3, len(lit.shiny))."""
-    ray, normal = lit.ray[lit.shiny], lit.normal[lit.shiny]
-    cosine = np.einsum("ki,ki->k", ray, normal)
-    back = ray - 2.0 * cosine[:, None] * normal
+    ray, normal = lit.ray.T.take(lit.shiny, 1), lit.normal.T.take(lit.shiny, 1)
+    cosine = (ray * normal).sum(0)
+    back = (ray - (2.0 * cosine) * normal).T
     fresnel = 0.12 + 0.88 * (1.0 - np.clip(-cosine, 0, 1)) ** 3
     view = sky(air, back, lit.surface.scene.street.seed, 0.0)
     ripple = sample("blotch", back[:, 0] * 3 + lit.point[lit.shiny, 2] * F32(0.1), back[:, 1], 60.0)
@@ -130,10 +130,11 @@ def _reflect(surface: Surface, out: Array, air: Air) -> None:
     camera = surface.scene.camera
     wet = np.flatnonzero((surface.material == shapes.M_ROAD) | (surface.material == shapes.M_WALK))
     turn = camera.turn.astype(F32)
-    point, ray = surface.point[wet], surface.ray[wet] * np.array([1.0, -1.0, 1.0], F32)
-    ripple = sample("blotch", point[:, 0], point[:, 2], 8.0)
-    start = turn @ (point - camera.position.astype(F32)).T
-    along = turn @ ray.T
+    point, ray = surface.point.T.take(wet, 1), surface.ray.T.take(wet, 1)
+    ray[1] *= -1.0
+    ripple = sample("blotch", point[0], point[2], 8.0)
+    start = turn @ (point - camera.position.astype(F32)[:, None])
+    along = turn @ ray
     lift = turn[:, 1:2] * (ripple * F32(0.03))
     total = np.zeros((3, len(wet)), F32)
     for away, weight in ((3.0, 0.3), (9.0, 0.35), (25.0, 0.35)):
@@ -141,8 +142,10 @@ def _reflect(surface: Surface, out: Array, air: Air) -> None:
         scale = F32(camera.focal) / np.maximum(seen[2], 0.2)
         row = np.clip(F32(height / 2) - seen[1] * scale, 0, height - 1).astype(np.int32)
         column = np.clip(F32(width / 2) + seen[0] * scale, 0, width - 1).astype(np.int32)
-        total += F32(weight) * out[:, row * width + column]
-    puddle = np.clip(0.45 + 0.4 * ripple, 0.12, 1.0) * np.where(surface.material[wet] == shapes.M_ROAD, F32(1.0), F32(0.5))
-    slant = 1.0 - np.clip(ray[:, 1], 0.0, 1.0)
+        total += F32(weight) * out.take(row * width + column, 1)
+    puddle = np.clip(0.45 + 0.4 * ripple, 0.12, 1.0) * np.where(
+        surface.material[wet] == shapes.M_ROAD, F32(1.0), F32(0.5)
+    )
+    slant = 1.0 - np.clip(ray[1], 0.0, 1.0)
     share = (0.06 + 0.94 * slant * slant * slant * slant) * puddle * F32(air.wet * 0.85)
     out[:, wet] = out[:, wet] * (1.0 - 0.6 * share) + np.minimum(total, 4.0) * share

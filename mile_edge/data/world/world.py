@@ -72,7 +72,9 @@ class World:
             frames[domain] = WorldFrame(camera, depth, thermal, moment.label, domain, t)
         return frames
 
-    def view(self, t: float, domain: str, sensor: str) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8]]:
+    def view(
+        self, t: float, domain: str, sensor: str
+    ) -> tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint8]]:
         """One sensor's image and the label (H, W) uint8; equal to that of `frame`, but the others are not rendered.
 
         Raises DataError for an unknown domain or sensor, or a negative time.
