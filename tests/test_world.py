@@ -21,6 +21,7 @@ from mile_edge.data.world import (
     SENSORS,
     WORLD_CLASSES,
     World,
+    overhead,
     write_bag,
     write_folder,
     write_preview,
@@ -78,10 +79,20 @@ def test_a_frame_is_the_same_in_a_new_process_and_beside_other_domains() -> None
         for _ in range(2)
     ]
     assert runs[0] == runs[1]
-    World(5, (64, 80)).frame(40.0, "snow")
+    for t in (1.0, 2.0, 2.4, 3.0, 40.0):
+        World(5, (48, 48)).views(t, ("clear", "rain"))
     alone, among = World(5, (64, 80)).frame(2.5, "rain"), World(5, (64, 80)).views(2.5, DOMAINS)["rain"]
     for name in ("rgb", "depth", "thermal", "label"):
         assert np.array_equal(getattr(alone, name), getattr(among, name))
+
+
+def test_a_frame_does_not_depend_on_what_was_rendered_before() -> None:
+    times, size = (24.0, 27.2, 29.0), (48, 64)
+    forward = [World(7, size).frame(t).rgb for t in times]
+    for cached in (overhead.heights, overhead.shadows, overhead.nearness, overhead.lamp_map):
+        cached.cache_clear()
+    backward = [World(7, size).frame(t).rgb for t in reversed(times)]
+    assert all(np.array_equal(a, b) for a, b in zip(forward, reversed(backward), strict=True))
 
 
 def test_one_sensor_alone_equals_the_whole_frame() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .light import Sun
+from .overhead import Sun
 from .street import stream
 
 Colour = tuple[float, float, float]
