@@ -84,6 +84,16 @@ class Segmenter:
         return self._bank.state.manifest
 
     @property
+    def bundle(self) -> Bundle:
+        """The bundle on disk, as of the last change through this segmenter."""
+        return self._bundle
+
+    @property
+    def rows(self) -> Mapping[str, int]:
+        """Row of the bank, and so place in ``distance``, of each loaded expert."""
+        return self._bank.state.rows
+
+    @property
     def classes(self) -> tuple[ClassLabel, ...]:
         """Label space of the masks; class id = place."""
         return self.manifest.classes

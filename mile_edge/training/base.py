@@ -13,11 +13,10 @@ import torch
 from torch import nn
 
 from mile_edge.bundle import ClassLabel
-from mile_edge.data.folder import FolderDataset, LabelledFrame
+from mile_edge.data.folder import FolderDataset
 from mile_edge.errors import DataError
 from mile_edge.network.base import load_base
 from mile_edge.training.augment import Augmentation
-from mile_edge.training.evaluate import confusion_matrix, iou, mean_iou
 from mile_edge.training.fit import FitResult, Progress, Schedule, fit
 
 
@@ -106,15 +105,6 @@ def shared_classes(folders: Sequence[FolderDataset]) -> tuple[ClassLabel, ...]:
         if folder.classes != folders[0].classes:
             raise DataError(f"{folder.path} and {folders[0].path} have different classes; train them apart")
     return folders[0].classes
-
-
-def score(
-    network: nn.Module, frames: Sequence[LabelledFrame], size: tuple[int, int], classes: Sequence[ClassLabel]
-) -> dict[str, object]:
-    """mIoU and IoU per class of a network on labelled frames, ready for JSON."""
-    confusion = confusion_matrix(network, frames, size, len(classes))
-    per_class = {label.name: round(float(value), 4) for label, value in zip(classes, iou(confusion), strict=True)}
-    return {"miou": round(mean_iou(confusion), 4), "iou": per_class, "frames": len(frames)}
 
 
 def _save(model: nn.Module, account: dict[str, object], out: Path) -> None:

@@ -19,9 +19,10 @@ from torch.nn import functional
 from mile_edge.data.folder import VOID, LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.pixels import normalise
+from mile_edge.replay.scores import mean_iou
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.checkpoint import Checkpoint
-from mile_edge.training.evaluate import confusion_matrix, mean_iou
+from mile_edge.training.evaluate import confusion_matrix
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class _State:
         self.network.eval()
         miou = mean_iou(confusion_matrix(self.network, frames, size, num_classes))
         self._write(live)
-        return miou
+        return float("nan") if miou is None else miou
 
     def keep_best(self) -> None:
         self.best = {name: tensor.clone() for name, tensor in self.average.items()}

@@ -1,0 +1,45 @@
+PYTHON ?= python3
+# The robot side alone, and the workshop with torch: two environments, so that the demo shows what a robot needs.
+ROBOT ?= .venv
+WORKSHOP ?= .venv-workshop
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test lint install workshop reference camvid clean
+
+help:
+	@echo "make demo       replay a multi-sensor bag through the reference bundle (installs the robot side into $(ROBOT))"
+	@echo "make test       install everything the tests need into $(WORKSHOP) and run them all"
+	@echo "make lint       ruff and mypy"
+	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
+	@echo "make camvid     train base and dusk expert on the real CamVid frames (under 45 minutes on two cores)"
+
+$(ROBOT)/.installed: pyproject.toml
+	test -x $(ROBOT)/bin/python || $(PYTHON) -m venv $(ROBOT)
+	$(ROBOT)/bin/python -m pip install --quiet --no-compile --editable .
+	touch $@
+
+$(WORKSHOP)/.installed: pyproject.toml
+	test -x $(WORKSHOP)/bin/python || $(PYTHON) -m venv $(WORKSHOP)
+	$(WORKSHOP)/bin/python -m pip install --quiet --no-compile --editable '.[train,dev]'
+	touch $@
+
+install: $(ROBOT)/.installed
+workshop: $(WORKSHOP)/.installed
+
+demo: $(ROBOT)/.installed
+	$(ROBOT)/bin/mile-edge demo --out out/demo
+
+test: $(WORKSHOP)/.installed
+	$(WORKSHOP)/bin/python -m pytest
+
+lint: $(WORKSHOP)/.installed
+	$(WORKSHOP)/bin/ruff check . && $(WORKSHOP)/bin/mypy
+
+reference: $(WORKSHOP)/.installed
+	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/reference.sh
+
+camvid: $(WORKSHOP)/.installed
+	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/camvid.sh
+
+clean:
+	rm -rf out build $(ROBOT) $(WORKSHOP)

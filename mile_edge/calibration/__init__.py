@@ -1,0 +1,1 @@
+"""From held-out frames to the numbers a bundle runs with."""

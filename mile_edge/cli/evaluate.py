@@ -1,0 +1,118 @@
+"""``mile-edge evaluate``: scores on labelled folders."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mile_edge.cli.options import names
+from mile_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from mile_edge.bundle import ClassLabel
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.replay.folders import Predictor
+
+_EXAMPLES = """examples:
+  mile-edge evaluate bundles/camvid ../shared/data/camvid/day/test ../shared/data/camvid/dusk/test
+  mile-edge evaluate bundles/camvid ../shared/data/camvid/dusk/test --expert dusk --json
+  mile-edge evaluate out/camvid-full ../shared/data/camvid/dusk/test        (a base folder; needs torch)"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``evaluate``."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="score a bundle or a base on labelled folders",
+        description="mIoU per folder and gate accuracy, from the same pass that runs on the robot.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="a bundle, or the folder of a base")
+    parser.add_argument("data", nargs="+", type=Path, help="folders with images/ and labels/")
+    parser.add_argument("--expert", help="pin this expert instead of asking the gate (oracle routing)")
+    parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
+    parser.add_argument("--size", default="240x320", help="network size of a base folder (default 240x320)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.replay.folders import evaluate_folders
+
+    folders = [FolderDataset(path) for path in args.data]
+    if args.domain:
+        if len(args.domain) != len(folders):
+            raise DataError(f"--domain names {len(args.domain)} domains for {len(folders)} folders; give one for each")
+        for folder, domain in zip(folders, args.domain, strict=True):
+            folder.domain = domain
+    is_bundle = (args.model / "manifest.json").is_file()
+    predict, classes, gate = _bundle(args) if is_bundle else _base(args, folders)
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        line = bar.add_task("frames", total=sum(map(len, folders)))
+        account = evaluate_folders(predict, folders, classes, gate, lambda done: bar.update(line, completed=done))
+    if args.json:
+        print(json.dumps(account))
+    else:
+        _show(account)
+    return 0
+
+
+def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...], Any]:
+    from mile_edge.bundle import Bundle
+    from mile_edge.replay.gate import GateScores
+    from mile_edge.runtime import Segmenter
+
+    bundle = Bundle.open(args.model)
+    # Folders hold single frames, not a stream: there is no last expert to stay with.
+    segmenter = Segmenter(bundle, hysteresis=0)
+    if args.expert:
+        segmenter.pin(args.expert)
+
+    def predict(frame: Any, sensor: str) -> tuple[Any, str]:
+        result = segmenter(frame, sensor=sensor)
+        return result.mask[0], result.expert[0]
+
+    return predict, bundle.manifest.classes, None if args.expert else GateScores(bundle.experts())
+
+
+def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predictor, tuple[ClassLabel, ...], None]:
+    import torch
+
+    from mile_edge.cli.options import image_size
+    from mile_edge.network.base import load_base
+    from mile_edge.training.base import Logits, shared_classes
+    from mile_edge.training.evaluate import predict as predict_mask
+
+    classes = shared_classes(folders)
+    network, size = Logits(load_base(str(args.model), len(classes))), image_size(args.size)
+
+    def predict(frame: Any, _sensor: str) -> tuple[Any, str]:
+        with torch.inference_mode():
+            return predict_mask(network, frame, size, frame.shape[:2]), "base"
+
+    return predict, classes, None
+
+
+def _show(account: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("folder", "domain", "sensor", "frames", "mIoU")
+    for name, folder in account["folders"].items():
+        miou = "-" if folder["miou"] is None else f"{folder['miou']:.3f}"
+        table.add_row(name, folder["domain"], folder["sensor"], str(folder["frames"]), miou)
+    console = Console()
+    console.print(table)
+    if "gate" in account:
+        console.print(f"gate accuracy: {account['gate']['accuracy']}")
+        for pair, count in account["gate"]["confusion"].items():
+            console.print(f"  {pair}: {count}")

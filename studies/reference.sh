@@ -1,0 +1,48 @@
+#!/bin/sh
+# Makes bundles/reference: renders the procedural world, trains a base on its clear days, and one expert for each other
+# weather and sensor. Run it as `make reference`. Every step is skipped when its result is there, so a killed run goes on.
+set -eu
+work=${WORK:-out/reference}
+bundle=${BUNDLE:-$work/bundle}
+recipe=export/segformer-b0-240x320.yaml
+weathers="dusk night fog rain snow"
+
+render() { # folder, domains, sensor, frames, first seed
+    [ -d "$1" ] || mile-edge world "$1" --domain "$2" --sensor "$3" --frames "$4" --seed "$5"
+}
+everything=clear,dusk,night,fog,rain,snow
+mkdir -p "$work"
+render "$work/train/clear" clear camera 480 0
+render "$work/test/clear" clear camera 60 9000
+seed=100
+for weather in $weathers; do
+    render "$work/train/$weather" "$weather" camera 240 $seed
+    render "$work/test/$weather" "$weather" camera 60 $((9000 + seed))
+    seed=$((seed + 100))
+done
+for sensor in depth thermal; do
+    render "$work/train/$sensor" $everything $sensor 300 $seed
+    render "$work/test/$sensor" $everything $sensor 60 $((9000 + seed))
+    seed=$((seed + 100))
+done
+
+[ -d "$work/base" ] || mile-edge train base "$work/train/clear" --out "$work/base" --size 240x320 \
+    --steps 1500 --foreign 0.3 --seed 0
+[ -d "$bundle" ] || mile-edge export "$work/base" --recipe $recipe --data "$work/train/clear" \
+    --own clear --domains clear --name reference --out "$bundle"
+
+expert() { # name, sensor, domains
+    [ -f "$work/$1.safetensors" ] || mile-edge train expert "$bundle" "$work/train/$1" --name "$1" \
+        --sensors "$2" --domains "$3" --steps ${STEPS:-250} --out "$work/$1.safetensors"
+    mile-edge experts list "$bundle" --json | grep -q "\"name\": \"$1\"" || mile-edge experts add "$bundle" "$work/$1.safetensors"
+}
+for weather in $weathers; do expert "$weather" camera "$weather"; done
+expert depth depth '*'
+expert thermal thermal '*'
+
+# Held-out streets, neither trained on nor tested on, set the novelty thresholds.
+for weather in clear $weathers; do render "$work/held/$weather" "$weather" camera 40 7000; done
+for sensor in depth thermal; do render "$work/held/$sensor" $everything $sensor 40 7000; done
+mile-edge calibrate gate "$bundle" --data "$work"/held/*
+mile-edge evaluate "$bundle" "$work"/test/* --json > "$work/scores.json"
+mile-edge evaluate "$bundle" "$work"/test/*
