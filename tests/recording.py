@@ -95,10 +95,10 @@ class Recording:
         )
         self.write(topic, "sensor_msgs/msg/Image", time if at is None else at, image)
 
-    def compressed(self, topic: str, time: int, format: str, data: bytes) -> None:
+    def compressed(self, topic: str, time: int, described: str, data: bytes) -> None:
         """Write a sensor_msgs/CompressedImage."""
         kind = "sensor_msgs/msg/CompressedImage"
-        value = self.store.types[kind](self._header(time, "optical"), format, np.frombuffer(data, np.uint8))
+        value = self.store.types[kind](self._header(time, "optical"), described, np.frombuffer(data, np.uint8))
         self.write(topic, kind, time, value)
 
     def text(self, topic: str, time: int, text: str) -> None:

@@ -56,8 +56,10 @@ def test_invalid_depth_is_black_and_valid_depth_never_is() -> None:
 
 def test_near_is_bright_in_the_first_channel_and_dark_in_the_others() -> None:
     frame = DEPTH.to_frame(np.array([[0.3, 2.0, 10.0, 80.0]], np.float32))[0].astype(int)
-    assert frame[0].tolist() == [255, 1, 1] and frame[-1].tolist() == [1, 255, 255]
-    assert (np.diff(frame[:, 0]) < 0).all() and (np.diff(frame[:, 1]) > 0).all()
+    assert frame[0].tolist() == [255, 1, 1]
+    assert frame[-1].tolist() == [1, 255, 255]
+    assert (np.diff(frame[:, 0]) < 0).all()
+    assert (np.diff(frame[:, 1]) > 0).all()
 
 
 @settings(max_examples=30, deadline=None)
@@ -75,8 +77,10 @@ def test_any_depth_range_keeps_channels_in_range_and_order(
     frame = profile.to_frame(metres)[0].astype(int)
     inside = (metres[0] > minimum + scale) & (metres[0] < minimum + span - scale)
     outside = (metres[0] < minimum - scale) | (metres[0] > minimum + span + scale)
-    assert (frame[inside] >= 1).all() and (frame[outside] == 0).all()
-    assert (np.diff(frame[inside][:, 0]) <= 0).all() and (np.diff(frame[inside][:, 2]) >= 0).all()
+    assert (frame[inside] >= 1).all()
+    assert (frame[outside] == 0).all()
+    assert (np.diff(frame[inside][:, 0]) <= 0).all()
+    assert (np.diff(frame[inside][:, 2]) >= 0).all()
 
 
 def test_an_offset_belongs_to_counts_and_not_to_metres() -> None:

@@ -138,7 +138,7 @@ class Bag:
         for record in heapq.merge(*streams, key=lambda record: record.time):
             try:
                 value = self._definitions.parse(record.channel, _plain(record))
-            except Exception:  # noqa: BLE001 - damaged bytes raise whatever the parser stumbles over
+            except Exception:  # damaged bytes raise whatever the parser stumbles over
                 add_loss(self.losses, UNPARSED)
                 continue
             yield BagMessage(record.channel.topic, record.time, record.channel.msgtype, value)

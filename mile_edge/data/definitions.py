@@ -71,6 +71,6 @@ def _embedded(channel: Channel) -> Typestore | None:
                 store.register(get_types_from_idl(part.split("\n", 1)[1] if part.startswith("IDL: ") else part))
         else:
             return None
-    except Exception:  # noqa: BLE001 - a damaged definition raises whatever the grammar stumbles over
+    except Exception:  # a damaged definition raises whatever the grammar stumbles over
         return None
     return store if channel.msgtype in store.fielddefs else None

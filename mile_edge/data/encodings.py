@@ -89,7 +89,10 @@ def decode_image(
     return plane if dtype.isnative else plane.astype(dtype.newbyteorder("="))
 
 
-def decode_compressed(format: str, data: bytes | memoryview | np.ndarray) -> np.ndarray:
+def decode_compressed(
+    format: str,  # noqa: A002 - the field's name in ROS
+    data: bytes | memoryview | np.ndarray,
+) -> np.ndarray:
     """Decode a `sensor_msgs/CompressedImage`: jpeg, png (8 or 16 bit) or a `compressedDepth` png.
 
     Args:
@@ -128,7 +131,7 @@ def _octets(data: bytes | memoryview | np.ndarray) -> memoryview:
     return memoryview(cast("bytes", data)).cast("B")
 
 
-def _decode_picture(format: str, buffer: memoryview) -> np.ndarray:
+def _decode_picture(described: str, buffer: memoryview) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(buffer), formats=("JPEG", "PNG")) as picture:
             width, height = picture.size
@@ -139,9 +142,9 @@ def _decode_picture(format: str, buffer: memoryview) -> np.ndarray:
             return _to_array(picture)
     except SensorError:
         raise
-    except Exception as problem:  # noqa: BLE001 - Pillow raises a dozen kinds for damaged data
+    except Exception as problem:  # Pillow raises a dozen kinds for damaged data
         raise SensorError(
-            f"A compressed image of format '{format}' ({len(buffer)} bytes) cannot be decoded ({_brief(problem)}); "
+            f"A compressed image of format '{described}' ({len(buffer)} bytes) cannot be decoded ({_brief(problem)}); "
             "only intact jpeg and png are read."
         ) from None
 

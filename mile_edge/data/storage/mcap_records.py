@@ -80,6 +80,12 @@ def parse_message(content: memoryview) -> tuple[int, int, memoryview]:
 
 
 def text_at(content: memoryview, at: int) -> tuple[str, int]:
+    """Read a string with its length before it; give it and where it ends.
+
+    Raises:
+        struct.error: the record ends first.
+        UnicodeDecodeError: it is no UTF-8.
+    """
     (length,) = struct.unpack_from("<I", content, at)
     end = at + 4 + length
     if end > len(content):

@@ -49,7 +49,7 @@ class SqliteStorage:
         wanted = {key: channel for key, channel in self._channels.items() if channel.topic in topics}
         seen = bytearray()
         marks = ",".join("?" * len(wanted))
-        query = f"SELECT id FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp"  # noqa: S608 - only marks
+        query = f"SELECT id FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp"
         try:
             # Only ids are sorted: where the bag has no index by time, sorting the images would fill the memory.
             for (row,) in self._connection.execute(query, tuple(wanted)):

@@ -1,0 +1,178 @@
+"""`mile-edge replay`: a recorded bag through a bundle, and a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mile_edge.data.sensors import KINDS
+from mile_edge.data.topics import OFF
+from mile_edge.replay import ReplayOptions, replay
+
+_EPILOG = f"""\
+examples:
+  mile-edge replay bundles/reference drive_2024_05_01
+  mile-edge replay bundles/reference drive.mcap --out out/drive --limit 500
+  mile-edge replay bundles/reference drive.bag --topic /lepton/image=thermal --topic /rear/image_raw={OFF}
+  mile-edge replay bundles/reference camvid_bag --class-map camvid_to_world.yaml
+
+A bag is a rosbag2 folder (MCAP or sqlite3), one of its files, or a ROS 1 .bag; damaged ones are read as far as they go,
+and the report counts what was lost. No ROS is needed.
+
+Labels are mono8 images of class ids, 255 = void, matched to images by stamp. The class map is a YAML file that gives
+each source class, by id or by name, a class of the bundle or 255:
+
+  source: classes.yaml      # only needed for names: the file whose `classes` list their ids
+  pavement: sidewalk
+  8: car
+  bicyclist: 255
+
+Ctrl-C ends the replay early: the report then covers what was done, and the exit status is 130.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = subparsers.add_parser(
+        "replay",
+        help="run a bag through a bundle and report what came out",
+        description="Run every image of a recorded bag through a bundle; write report.html, report.json and "
+        "predictions.mcap.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
+    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a .mcap, .db3 or .bag file")
+    parser.add_argument("--out", type=Path, default=Path("out/replay"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--topic",
+        type=_topic_kind,
+        action="append",
+        default=[],
+        metavar="NAME=KIND",
+        help=f"sensor of an image topic: {', '.join(KINDS)}, or {OFF} to leave it out; found by encoding and name "
+        "otherwise; may be given several times",
+    )
+    parser.add_argument(
+        "--labels",
+        action="append",
+        default=[],
+        metavar="TOPIC",
+        help="topic with labels, any ending in /label otherwise; may be given several times",
+    )
+    parser.add_argument(
+        "--domains", metavar="TOPIC", help="std_msgs/String topic that names the true domain; default: /truth/domain"
+    )
+    parser.add_argument("--class-map", type=Path, metavar="FILE", help="YAML: class of the bag to class of the bundle")
+    parser.add_argument("--limit", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
+    parser.add_argument("--no-predictions", action="store_true", help="write no predictions.mcap")
+    parser.add_argument("--json", action="store_true", help="print report.json to stdout")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay a bag; returns 0, 1 when not a single frame could be replayed, 130 when interrupted."""
+    options = ReplayOptions(
+        out=args.out,
+        kinds=dict(args.topic),
+        labels=tuple(args.labels),
+        domains=args.domains,
+        class_map=args.class_map,
+        limit=args.limit,
+        predictions=not args.no_predictions,
+        threads=args.threads,
+    )
+    console = Console(stderr=True)
+    with _interruptible() as interrupted, _progress(console) as advance:
+        result = replay(args.bundle, args.bag, options, progress=advance, stop=interrupted)
+    report = result.report
+    if args.json:
+        print(json.dumps(report, indent=1, ensure_ascii=False))
+    _summarise(console, report)
+    for file in result.files:
+        print(file, file=sys.stderr if args.json else sys.stdout)
+    if report["stopped"] == "interrupted":
+        frames = report["frames"]
+        console.print(f"[yellow]Interrupted[/]: the report covers the {frames} frames replayed so far.")
+        return 130
+    return 0 if report["frames"] else 1
+
+
+def _topic_kind(text: str) -> tuple[str, str]:
+    name, equals, kind = text.rpartition("=")
+    if not equals or not name or kind not in (*KINDS, OFF):
+        known = ", ".join((*KINDS, OFF))
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=KIND; KIND is one of {known}, as in /ir/image=thermal")
+    return name, kind
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C into a wish to stop, so that the report is still written; the second one ends at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+    columns = (
+        TextColumn("[bold]Replaying"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("replay", total=None, rate="")
+
+        def advance(done: int, total: int | None) -> None:
+            speed = shown.tasks[0].speed
+            shown.update(task, completed=done, total=total, rate=f"{speed:.1f} fps" if speed else "")
+
+        yield advance
+
+
+def _summarise(console: Console, report: Mapping[str, Any]) -> None:
+    latency, gate = report["latency_ms"], report["gate"]
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row(
+        "frames", f"{report['frames']} on {len(report['topics'])} topics, {report['frames_per_second']} per second"
+    )
+    if report["frames"]:
+        table.add_row("latency", f"{latency['p50']:.1f} ms (p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f})")
+    accuracy = gate["accuracy"]
+    table.add_row("gate", _or_why(accuracy, gate["reason"], f"{(accuracy or 0) * 100:.1f} % right of {gate['frames']}"))
+    table.add_row("mean IoU", _or_why(report["miou"], report["miou_reason"], f"{report['miou']}"))
+    for domain, value in report["miou_by_domain"].items():
+        table.add_row(f"  {escape(domain)}", f"{value}")
+    for reason, times in report["skipped"].items():
+        table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
+    console.print(table)
+
+
+def _or_why(value: float | None, why: str | None, text: str) -> str:
+    return text if value is not None else f"[dim]not measured: {escape(why or '')}[/]"

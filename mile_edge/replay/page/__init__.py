@@ -1,0 +1,121 @@
+"""`report.html`: one file that needs nothing else, neither network nor scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mile_edge.replay.page import pictures, sections
+from mile_edge.replay.page.markup import chip, esc, expert_colors, rgb
+from mile_edge.replay.page.timeline import timeline
+from mile_edge.replay.tally import Tally
+
+_ENDINGS = {
+    None: ("good", "complete"),
+    "limit": ("warn", "stopped at the limit"),
+    "interrupted": ("warn", "interrupted"),
+}
+
+
+def render_page(report: Mapping[str, Any], tally: Tally) -> str:
+    """Render the report of a replay.
+
+    Args:
+        report: what `build_report` made.
+        tally: the same replay's, for timelines and pictures.
+
+    Returns:
+        A whole HTML document.
+    """
+    colors = expert_colors(report["experts"])
+    kinds = {name: topic["kind"] for name, topic in report["topics"].items()}
+    start = min((topic["start_ns"] for topic in report["topics"].values()), default=0)
+    parts = [
+        (
+            "timeline",
+            "Timeline",
+            "The expert that the gate chose, over the bag's time. The band above names the true domain, in the "
+            "colour of the expert that is right for it.",
+            timeline(tally, colors, kinds),
+        ),
+        ("topics", "Topics", "", sections.topics(report, colors)),
+        (
+            "iou",
+            "Segmentation",
+            "Intersection over union of all labelled pixels; void pixels are left out. The mean is over the classes "
+            "that occur in the labels.",
+            sections.iou(report),
+        ),
+        (
+            "gate",
+            "Gate",
+            "Frames by the expert that is right for their sensor and true domain, and the one that was chosen.",
+            sections.gate(report, colors),
+        ),
+        (
+            "latency",
+            "Latency",
+            "Milliseconds per frame and stage: half of the frames took at most p50, one in a hundred more than p99.",
+            sections.latency(report),
+        ),
+        ("frames", "Frames", "", _legend(report) + pictures.strips(tally, colors, start)),
+    ]
+    if hard := tally.film.hardest():
+        told = "The labelled frames with the lowest mean IoU."
+        parts.append(("hardest", "Hardest frames", told, pictures.film(hard, colors, start, named=True)))
+    if novel := tally.film.most_novel():
+        told = "The frames farthest beyond the novelty threshold of the expert that was chosen."
+        parts.append(("novel", "Most novel frames", told, pictures.film(novel, colors, start, named=True)))
+    parts.append(("skipped", "Skipped", "", sections.skipped(report)))
+    links = "".join(f'<a href="#{name}">{esc(title)}</a>' for name, title, _, _ in parts)
+    body = "".join(_section(*part) for part in parts)
+    title = Path(report["bag"]["path"]).name
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{esc(title)} through {esc(report['bundle']['name'])}</title><style>{_style()}</style></head><body>"
+        f"{_header(report, title)}<nav><div>{links}</div></nav><main>{body}</main>{_footer(report)}</body></html>\n"
+    )
+
+
+def _style() -> str:
+    return Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+
+
+def _section(name: str, title: str, told: str, content: str) -> str:
+    why = f'<p class="why">{esc(told)}</p>' if told else '<div style="height:10px"></div>'
+    return f'<section id="{name}"><h2>{esc(title)}</h2>{why}{content}</section>'
+
+
+def _header(report: Mapping[str, Any], title: str) -> str:
+    bundle = report["bundle"]
+    kind, ending = _ENDINGS[report["stopped"]]
+    facts = {
+        "bundle": bundle["name"],
+        "base": bundle["base"],
+        "experts": len(report["experts"]),
+        "gate": bundle["gate"],
+        "network": f"{bundle['size']} {bundle['precision']}",
+        "replayed": report["created"].replace("T", " "),
+    }
+    meta = "".join(f"<span>{esc(name)} <b>{esc(value)}</b></span>" for name, value in facts.items())
+    return (
+        f'<header class="top"><div class="over">mile-edge replay</div>'
+        f'<h1>{esc(title)}<span class="pill {kind}">{esc(ending)}</span></h1>'
+        f'<div class="meta">{meta}</div>{sections.tiles(report)}</header>'
+    )
+
+
+def _legend(report: Mapping[str, Any]) -> str:
+    chips = "".join(chip(label["name"], rgb(label["color"])) for label in report["classes"])
+    return f'<div class="chips">{chips}</div>'
+
+
+def _footer(report: Mapping[str, Any]) -> str:
+    told = " · ".join(f"{name} {value}" for name, value in report["versions"].items())
+    return (
+        f"<footer>Bag <code>{esc(report['bag']['path'])}</code> · bundle <code>{esc(report['bundle']['path'])}</code> "
+        f"(manifest {esc(report['bundle']['manifest_sha256'][:12])})<br>{esc(told)}<br>"
+        "All numbers are in report.json beside this page.</footer>"
+    )

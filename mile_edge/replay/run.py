@@ -1,0 +1,205 @@
+"""The replay itself: a bag through a bundle, into a report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rosbags.rosbag2 import WriterError
+
+from mile_edge.bundle import Bundle
+from mile_edge.data.bag_frames import BagFrame, BagFrames
+from mile_edge.data.bags import Bag
+from mile_edge.data.class_map import identity_map, read_class_map
+from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
+from mile_edge.data.topics import TopicPlan, plan_topics
+from mile_edge.errors import BagError, RecipeError
+from mile_edge.replay.ahead import Ahead
+from mile_edge.replay.outputs import aside, publish, publish_text
+from mile_edge.replay.page import render_page
+from mile_edge.replay.predictions import PredictionWriter
+from mile_edge.replay.report import Circumstances, build_report
+from mile_edge.replay.tally import Tally
+from mile_edge.runtime import Segmenter
+
+Progress = Callable[[int, "int | None"], None]
+REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.mcap"
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How to replay a bag.
+
+    Attributes:
+        out: folder for the outputs.
+        kinds: topic to camera, depth, thermal or off; the rest is found by encoding and name.
+        labels: label topics; any that ends in `/label` where empty.
+        domains: topic that names the true domain; `/truth/domain` where None.
+        class_map: YAML file from the bag's classes to the bundle's.
+        limit: stop after this many frames.
+        predictions: write `predictions.mcap`.
+        threads: of the network; as many as the process may use where None.
+    """
+
+    out: Path = Path("out/replay")
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    domains: str | None = None
+    class_map: Path | None = None
+    limit: int | None = None
+    predictions: bool = True
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay gives: the content of `report.json`, and the files that were written."""
+
+    report: Mapping[str, Any]
+    files: tuple[Path, ...]
+
+
+def replay(
+    bundle: Path | str,
+    bag: Path | str,
+    options: ReplayOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ReplayResult:
+    """Run every image of a bag through a bundle and report what came out.
+
+    Args:
+        bundle: a bundle folder.
+        bag: a bag folder or file.
+        options: see `ReplayOptions`.
+        progress: called after each frame with the frames done and the frames in all, None where not known.
+        stop: asked before each frame; True ends the replay early with a report of what was done.
+
+    Raises:
+        BundleError, BagError: one of them cannot be used.
+        DataError: the class map does not fit.
+        RecipeError: an option cannot work, or the outputs cannot be written.
+    """
+    options = options or ReplayOptions()
+    if options.limit is not None and options.limit < 1:
+        raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
+    loaded = Bundle.open(bundle)
+    names = [label.name for label in loaded.manifest.classes]
+    class_map = read_class_map(options.class_map, names) if options.class_map else identity_map(len(names))
+    with ExitStack() as stack:
+        opened = stack.enter_context(Bag.open(bag))
+        plan = plan_topics(opened.topics, kinds=options.kinds, labels=options.labels, domains=options.domains)
+        if not plan.images:
+            raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
+        folder = stack.enter_context(aside(options.out))
+        segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads))
+        frames = BagFrames(opened, plan, _profiles(loaded), class_map)
+        run = _Run(segmenter, Tally(loaded.manifest, loaded.experts()), progress, stop or (lambda: False))
+        try:
+            run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
+            report = build_report(run.tally, _about(loaded, opened, plan, frames, run))
+            return ReplayResult(report, _publish(report, run.tally, folder, options))
+        except (OSError, WriterError) as problem:
+            reason = getattr(problem, "strerror", None) or str(problem)
+            raise RecipeError(
+                f"The outputs in '{options.out}' cannot be written ({reason}); make room or name another with --out."
+            ) from None
+
+
+class _Run:
+    """The loop over frames, and how it ended."""
+
+    def __init__(self, segmenter: Segmenter, tally: Tally, progress: Progress | None, stop: Callable[[], bool]) -> None:
+        self.tally = tally
+        self.seconds = 0.0
+        self.stopped: str | None = None
+        self._segmenter, self._progress, self._stop = segmenter, progress, stop
+
+    def all(self, frames: BagFrames, plan: TopicPlan, folder: Path, options: ReplayOptions, total: int | None) -> None:
+        with ExitStack() as stack:
+            writer = None
+            if options.predictions:
+                target = folder / Path(PREDICTIONS).stem
+                writer = stack.enter_context(PredictionWriter(target, plan.images, self._segmenter.classes))
+            ahead = stack.enter_context(Ahead(islice(frames, options.limit)))
+            started = time.perf_counter()
+            for frame in ahead.until(self._stop):
+                self._one(frame, writer)
+                self.seconds = time.perf_counter() - started
+                if self._progress is not None:
+                    self._progress(self.tally.frames, total)
+            if self._stop():
+                self.stopped = "interrupted"
+            elif self.tally.frames == options.limit:
+                self.stopped = "limit"
+
+    def _one(self, frame: BagFrame, writer: PredictionWriter | None) -> None:
+        result = self._segmenter(frame.frame, sensor=frame.kind, stream=frame.topic)
+        self.tally.add(frame, result)
+        if writer is not None:
+            writer.write(frame, result.mask[0], result.expert[0])
+
+
+def _profiles(bundle: Bundle) -> dict[str, SensorProfile]:
+    """The bundle's own sensor profiles, which its experts were trained with, over the built-in ones."""
+    stored = {kind: SensorProfile.from_dict(values) for kind, values in bundle.manifest.sensors.items()}
+    return {**DEFAULT_PROFILES, **stored}
+
+
+def _total(bag: Bag, plan: TopicPlan, limit: int | None) -> int | None:
+    counts = [bag.topics[name].count for name in plan.images]
+    if any(count is None for count in counts):
+        return limit
+    total = sum(count for count in counts if count is not None)
+    return total if limit is None else min(total, limit)
+
+
+def _about(bundle: Bundle, bag: Bag, plan: TopicPlan, frames: BagFrames, run: _Run) -> Circumstances:
+    missing = {f"named topic {name} is not in the bag, or not of the right type": 1 for name in plan.missing}
+    manifest = bundle.manifest
+    described = {
+        "name": manifest.name,
+        "path": str(bundle.path),
+        "manifest_sha256": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "base": manifest.base.model,
+        "base_sha256": manifest.base.sha256,
+        "gate": manifest.gate.kind,
+        "size": f"{manifest.network.width}x{manifest.network.height}",
+        "precision": manifest.network.precision,
+    }
+    topics = {name: {"type": topic.msgtype, "messages": topic.count} for name, topic in bag.topics.items()}
+    return Circumstances(
+        described,
+        {"path": str(bag.path), "topics": topics},
+        plan,
+        Counter(missing) + bag.losses + frames.skipped,
+        frames.examples,
+        bag.notes,
+        run.seconds,
+        run.stopped,
+        datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def _publish(report: Mapping[str, Any], tally: Tally, folder: Path, options: ReplayOptions) -> tuple[Path, ...]:
+    """Rename everything into place, the machine's report last: where it is new, the rest is."""
+    page, data, predictions = (options.out / name for name in (PAGE, REPORT, PREDICTIONS))
+    if options.predictions:
+        stem = Path(PREDICTIONS).stem
+        publish(folder / stem / PREDICTIONS, predictions)
+    else:
+        # Masks of an earlier replay beside this report would be taken for its own.
+        predictions.unlink(missing_ok=True)
+    publish_text(render_page(report, tally), folder, page)
+    publish_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", folder, data)
+    return (page, data, predictions) if options.predictions else (page, data)
