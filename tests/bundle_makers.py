@@ -1,4 +1,4 @@
-"""A tiny bundle and its experts for the bundle's tests; the store never looks inside an ONNX file, so a few bytes do."""
+"""A tiny bundle and its experts; the store never looks inside an ONNX file, so a few bytes do."""
 
 from __future__ import annotations
 
@@ -128,11 +128,16 @@ def tree(folder: Path) -> dict[str, str]:
             status = path.lstat()
             content = "-"
             if path.is_symlink():
-                content = os.readlink(path)
+                content = str(path.readlink())
             elif path.is_file():
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
             found[str(path.relative_to(folder))] = f"{status.st_mode:o} {content}"
     return found
+
+
+def entries(folder: Path) -> list[str]:
+    """The names in a folder, sorted."""
+    return sorted(path.name for path in folder.iterdir())
 
 
 def is_one_sentence(error: BaseException) -> bool:

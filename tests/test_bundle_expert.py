@@ -23,6 +23,7 @@ from bundle_makers import (
     LAYOUT,
     ROAD,
     SKY,
+    entries,
     is_one_sentence,
     make_base,
     make_expert,
@@ -53,6 +54,16 @@ def refusal(act: Callable[[], object]) -> str:
 
 def reading(data: bytes) -> Callable[[], Expert]:
     return lambda: parse_expert(data, "expert file x")
+
+
+def understood(data: bytes) -> Expert | None:
+    """The expert in these bytes, or None when they were refused in one sentence."""
+    try:
+        return parse_expert(data, "expert file x")
+    except ExpertError as error:
+        sentence = error
+    assert is_one_sentence(sentence), sentence
+    return None
 
 
 def test_an_expert_survives_its_file(tmp_path: Path) -> None:
@@ -128,17 +139,12 @@ def test_any_sensible_expert_survives_its_file(
 
 
 @given(st.lists(st.tuples(st.integers(0, len(FILE) - 1), st.integers(1, 255)), min_size=1, max_size=4))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_flipped_bytes_are_refused_or_change_nothing(flips: list[tuple[int, int]]) -> None:
     data = bytearray(FILE)
     for position, mask in flips:
         data[position] ^= mask
-    try:
-        expert = parse_expert(bytes(data), "expert file x")
-    except ExpertError as error:
-        assert is_one_sentence(error)
-    else:
-        assert expert == make_expert()
+    assert understood(bytes(data)) in (None, make_expert())
 
 
 @given(st.data())
@@ -147,12 +153,7 @@ def test_inserted_deleted_and_swapped_pieces_are_refused_or_change_nothing(data:
     start = data.draw(st.integers(0, len(FILE)))
     stop = data.draw(st.integers(start, min(start + 64, len(FILE))))
     mutated = FILE[:start] + data.draw(st.binary(max_size=32)) + FILE[stop:]
-    try:
-        expert = parse_expert(mutated, "expert file x")
-    except ExpertError as error:
-        assert is_one_sentence(error)
-    else:
-        assert expert == make_expert()
+    assert understood(mutated) in (None, make_expert())
 
 
 def test_a_file_cut_off_anywhere_is_refused() -> None:
@@ -178,24 +179,15 @@ def test_any_header_entry_replaced_by_anything_is_refused_or_changes_nothing(
         header[name] = value
     else:
         header[name][key] = value
-    try:
-        expert = parse_expert(raw_file(header, BODY), "expert file x")
-    except ExpertError as error:
-        assert is_one_sentence(error)
-    else:
-        assert expert == make_expert()
+    assert understood(raw_file(header, BODY)) in (None, make_expert())
 
 
 @given(st.sampled_from(sorted(HEADER["__metadata__"])), st.text(max_size=12) | HEADER_JSON.map(json.dumps))
 @settings(max_examples=400, deadline=None)
 def test_any_metadata_replaced_by_any_text_is_refused_or_understood(key: str, text: str) -> None:
     header = {**HEADER, "__metadata__": {**HEADER["__metadata__"], key: text}}
-    try:
-        expert = parse_expert(raw_file(header, BODY), "expert file x")
-    except ExpertError as error:
-        assert is_one_sentence(error)
-    else:
-        assert parse_expert(expert_bytes(expert), "x") == expert
+    expert = understood(raw_file(header, BODY))
+    assert expert is None or parse_expert(expert_bytes(expert), "x") == expert
 
 
 def tensor(dtype: str = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[str, Any]:
@@ -468,14 +460,14 @@ def test_an_expert_that_could_not_be_read_is_not_written(tmp_path: Path, changes
     path.write_bytes(b"what was there")
     refusal(lambda: write_expert(path, make_expert(**changes)))
     assert path.read_bytes() == b"what was there"
-    assert os.listdir(tmp_path) == ["fog.safetensors"]
+    assert entries(tmp_path) == ["fog.safetensors"]
 
 
 def test_an_expert_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "folder.safetensors").mkdir()
     refusal(lambda: write_expert(tmp_path / "nowhere" / "fog.safetensors", make_expert()))
     refusal(lambda: write_expert(tmp_path / "folder.safetensors", make_expert()))
-    assert os.listdir(tmp_path) == ["folder.safetensors"]
+    assert entries(tmp_path) == ["folder.safetensors"]
 
 
 def test_only_a_plain_file_is_read(tmp_path: Path) -> None:

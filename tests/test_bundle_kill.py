@@ -6,6 +6,7 @@ The children are forks that really die by SIGKILL; they import nothing, so that 
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import random
 import resource
@@ -22,6 +23,7 @@ import pytest
 from bundle_makers import (
     BASE_ONNX,
     ONNX,
+    entries,
     is_one_sentence,
     make_base,
     make_bundle,
@@ -31,7 +33,7 @@ from bundle_makers import (
     write_file,
 )
 
-from mile_edge.bundle import Bundle, remove_expert, verify_bundle
+from mile_edge.bundle import Bundle, lock, remove_expert, verify_bundle
 from mile_edge.bundle.lock import locked
 from mile_edge.errors import BundleError, MileError
 
@@ -84,7 +86,7 @@ class Child:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder in memory where there is one: these tests kill processes, not disks, and change bundles hundreds of times."""
+    """A folder in memory where there is one: these tests kill processes, not disks, and make hundreds of changes."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
@@ -108,17 +110,16 @@ def assert_swept(folder: Path) -> None:
     assert verify_bundle(folder) == []
 
 
-def at_line(number: int, act: Callable[[], None]) -> Callable[[FrameType, str, Any], Any]:
-    """A trace function that calls `act` just before the given line of the store's code is run."""
+def at_event(kind: str, number: int, act: Callable[[], None]) -> Callable[[FrameType, str, Any], Any]:
+    """A trace or profile function that calls `act` at the n-th event of a kind in the store's code."""
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        path = frame.f_code.co_filename
-        ours = os.path.basename(os.path.dirname(path)) == "bundle" and os.path.basename(path) in TRACED
-        if not ours or frame.f_code.co_name in READERS:
+        path = Path(frame.f_code.co_filename)
+        if path.parent.name != "bundle" or path.name not in TRACED or frame.f_code.co_name in READERS:
             return None
-        if event == "line":
+        if event == kind:
             left -= 1
             if left == 0:
                 act()
@@ -135,7 +136,7 @@ def killed_at_line(number: int, change: Callable[..., object], *given: object) -
     """Run a change in a child that dies before its n-th line; False when it has fewer lines and finished."""
 
     def act(_: Callable[[str], None]) -> None:
-        sys.settrace(at_line(number, kill_myself))
+        sys.settrace(at_event("line", number, kill_myself))
         change(*given)
         sys.settrace(None)
 
@@ -144,7 +145,7 @@ def killed_at_line(number: int, change: Callable[..., object], *given: object) -
     return status != 0
 
 
-def lines_until_done(change: Callable[[int], bool]) -> Iterator[int]:
+def events_until_done(change: Callable[[int], bool]) -> Iterator[int]:
     for number in range(1, 2000):
         if not change(number):
             assert number > 30
@@ -157,7 +158,7 @@ def test_killed_before_any_line_of_adding_it_is_old_or_new(place: Path) -> None:
     bundle = make_bundle(place, make_expert("fog"))
     rain = write_file(place, make_expert("rain"))
     seen: set[bool] = set()
-    for _ in lines_until_done(lambda number: killed_at_line(number, bundle.add, rain)):
+    for _ in events_until_done(lambda number: killed_at_line(number, bundle.add, rain)):
         state = whole_state(bundle.path)
         assert state in (["base", "fog"], ["base", "fog", "rain"])
         seen.add("rain" in state)
@@ -171,7 +172,7 @@ def test_killed_before_any_line_of_removing_it_is_old_or_new(place: Path) -> Non
     rain = write_file(place, make_expert("rain"))
     bundle = make_bundle(place, make_expert("fog"), make_expert("rain"))
     seen: set[bool] = set()
-    for _ in lines_until_done(lambda number: killed_at_line(number, Bundle.open(bundle.path).remove, "rain")):
+    for _ in events_until_done(lambda number: killed_at_line(number, Bundle.open(bundle.path).remove, "rain")):
         state = whole_state(bundle.path)
         assert state in (["base", "fog"], ["base", "fog", "rain"])
         seen.add("rain" in state)
@@ -181,26 +182,28 @@ def test_killed_before_any_line_of_removing_it_is_old_or_new(place: Path) -> Non
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
-def test_interrupted_before_any_line_of_adding_it_is_old_or_new(place: Path) -> None:
+@pytest.mark.parametrize("event", ["line", "c_return"])
+def test_interrupted_anywhere_in_adding_it_is_old_or_new(place: Path, event: str) -> None:
     bundle = make_bundle(place, make_expert("fog"))
     rain = write_file(place, make_expert("rain"))
+    install = sys.settrace if event == "line" else sys.setprofile
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
     def interrupted_at(number: int) -> bool:
-        before = sys.gettrace()
-        sys.settrace(at_line(number, interrupt))
+        before = sys.gettrace() if event == "line" else sys.getprofile()
+        install(at_event(event, number, interrupt))
         try:
             bundle.add(rain)
         except KeyboardInterrupt:
             return True
         finally:
-            sys.settrace(before)
+            install(before)
         return False
 
     seen: set[bool] = set()
-    for _ in lines_until_done(interrupted_at):
+    for _ in events_until_done(interrupted_at):
         state = whole_state(bundle.path)
         assert state in (["base", "fog"], ["base", "fog", "rain"])
         seen.add("rain" in state)
@@ -215,15 +218,15 @@ def test_killed_before_any_line_of_creating_there_is_no_bundle_or_a_whole_one(pl
     def create() -> object:
         return Bundle.create(path, make_manifest(), ONNX, BASE_ONNX, make_base())
 
-    for _ in lines_until_done(lambda number: killed_at_line(number, create)):
+    for _ in events_until_done(lambda number: killed_at_line(number, create)):
         if path.exists():
             assert_swept(path)
             for file in sorted(path.rglob("*"), reverse=True):
                 file.rmdir() if file.is_dir() else file.unlink()
             path.rmdir()
         # What earlier children left beside it is swept by the next one that gets far enough.
-        assert len(os.listdir(place)) <= 2
-    assert os.listdir(place) == ["bundle"]
+        assert len(entries(place)) <= 2
+    assert entries(place) == ["bundle"]
     assert_swept(path)
 
 
@@ -328,7 +331,25 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path: Path) -> N
     ends = [child.end() for child in [Child(count) for _ in range(4)]]
     assert ends == [(0, [])] * 4
     assert counter.read_text() == "160"
-    assert os.listdir(tmp_path) == ["counter"]
+    assert entries(tmp_path) == ["counter"]
+
+
+def test_a_lock_file_that_was_replaced_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / ".lock"
+    try_lock = lock._try_lock
+    new_holder: list[io.FileIO] = []
+
+    def after_a_change_of_holders(stream: io.FileIO) -> bool:
+        if not new_holder:
+            path.unlink()
+            new_holder.append(io.FileIO(path, "w"))
+            fcntl.flock(new_holder[0], fcntl.LOCK_EX)
+        return try_lock(stream)
+
+    monkeypatch.setattr(lock, "_try_lock", after_a_change_of_holders)
+    with pytest.raises(BundleError, match="another process"), locked(tmp_path, wait_s=0.1):
+        pass
+    new_holder[0].close()
 
 
 def test_a_full_disk_leaves_the_bundle_as_it_was(tmp_path: Path) -> None:
@@ -363,7 +384,7 @@ def test_a_full_disk_leaves_no_half_bundle(tmp_path: Path) -> None:
     status, said = Child(create).end()
     assert status == 3
     assert "cannot be created: file too large" in said[0]
-    assert os.listdir(tmp_path) == []
+    assert entries(tmp_path) == []
 
 
 def test_a_read_only_folder_is_one_sentence_and_can_still_be_read(tmp_path: Path) -> None:
@@ -412,38 +433,32 @@ def test_a_power_cut_finds_nothing_renamed_that_is_not_on_the_disk(
     tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[tuple[str, str]] = []
-    fsync, replace, rename, unlink = os.fsync, os.replace, os.rename, os.unlink
+    fsync = os.fsync
 
     def seen_fsync(descriptor: int) -> None:
-        steps.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
         fsync(descriptor)
+        steps.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
 
-    def seen_move(move: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
-        def act(source: Any, target: Any) -> None:
-            steps.append(("move", f"{source} {target}"))
-            move(source, target)
+    def seen(event: str, given: tuple[Any, ...]) -> None:
+        if event in ("os.rename", "os.remove") and listening:
+            steps.append((event, " ".join(str(each) for each in given[: 2 if event == "os.rename" else 1])))
 
-        return act
-
-    def seen_unlink(path: Any, **options: Any) -> None:
-        unlink(path, **options)
-        steps.append(("unlink", str(path)))
-
+    # An audit hook cannot be taken away again, so it is told to be quiet.
+    listening: list[bool] = []
+    sys.addaudithook(seen)
     folder = tmp_path / "bundle"
     rain = write_file(tmp_path, make_expert("rain"))
     if change != "create":
         bundle = make_bundle(tmp_path, make_expert("fog"))
     monkeypatch.setattr(os, "fsync", seen_fsync)
-    monkeypatch.setattr(os, "replace", seen_move(replace))
-    monkeypatch.setattr(os, "rename", seen_move(rename))
-    monkeypatch.setattr(os, "unlink", seen_unlink)
+    listening.append(True)
     if change == "create":
         make_bundle(tmp_path)
     else:
         bundle.add(rain) if change == "add" else bundle.remove("fog")
-    monkeypatch.undo()
+    listening.clear()
 
-    moved = [index for index, (kind, _) in enumerate(steps) if kind == "move"]
+    moved = [index for index, (kind, _) in enumerate(steps) if kind == "os.rename"]
     synced = [(index, path) for index, (kind, path) in enumerate(steps) if kind == "fsync"]
     for index in moved:
         source = steps[index][1].split(" ")[0]
@@ -458,7 +473,7 @@ def test_a_power_cut_finds_nothing_renamed_that_is_not_on_the_disk(
         assert any(path == str(folder / "experts") and moved[0] < index < last for index, path in synced)
     assert any(path == str(folder.parent if change == "create" else folder) for index, path in synced if index > last)
     if change == "remove":
-        gone = [index for index, (kind, path) in enumerate(steps) if kind == "unlink" and "fog-" in path]
+        gone = [index for index, (kind, path) in enumerate(steps) if kind == "os.remove" and "fog-" in path]
         assert gone
         assert min(gone) > last
 

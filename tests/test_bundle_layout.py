@@ -115,7 +115,7 @@ def test_a_shape_that_would_broadcast_is_refused() -> None:
 
 
 def test_an_unknown_layer_and_a_row_of_another_length_are_refused() -> None:
-    with pytest.raises(ExpertError, match="block.7"):
+    with pytest.raises(ExpertError, match=r"block\.7"):
         LAYOUT.offset("block.7")
     with pytest.raises(ExpertError):
         LAYOUT.unpack(np.zeros(LAYOUT.row_length + 1, np.float32))

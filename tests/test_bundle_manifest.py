@@ -47,6 +47,16 @@ def refusal(text: str | bytes) -> str:
     return str(caught.value)
 
 
+def understood(text: str | bytes) -> Manifest | None:
+    """The manifest in this text, or None when it was refused in one sentence."""
+    try:
+        return Manifest.from_json(text)
+    except BundleError as error:
+        sentence = error
+    assert is_one_sentence(sentence), sentence
+    return None
+
+
 def test_a_manifest_survives_its_text() -> None:
     assert Manifest.from_json(FULL.to_json()) == FULL
     assert Manifest.from_json(FULL.to_json().encode()) == FULL
@@ -140,7 +150,7 @@ def test_a_wrong_field_is_named(path: str, value: Any, named: str) -> None:
     assert f"field {named} " in refusal(changed(path, value)).replace('"', "")
 
 
-@pytest.mark.parametrize("path", [path for path in VALUES] + ["base/sha256", "experts/0/file", "classes/0/color"])
+@pytest.mark.parametrize("path", [*VALUES, "base/sha256", "experts/0/file", "classes/0/color"])
 def test_a_missing_field_is_named(path: str) -> None:
     message = refusal(changed(path, ...))
     assert "is missing" in message
@@ -241,12 +251,8 @@ def paths(value: Any, prefix: str = "") -> list[str]:
 @settings(max_examples=400, deadline=None)
 def test_any_field_replaced_by_anything_is_refused_or_understood(path: str, value: Any) -> None:
     text = changed(path, value)
-    try:
-        manifest = Manifest.from_json(text)
-    except BundleError as error:
-        assert is_one_sentence(error)
-    else:
-        assert Manifest.from_json(manifest.to_json()) == manifest
+    manifest = understood(text)
+    assert manifest is None or Manifest.from_json(manifest.to_json()) == manifest
 
 
 @given(st.lists(st.tuples(st.integers(0, len(FULL.to_json()) - 1), st.integers(1, 255)), min_size=1, max_size=4))
@@ -255,9 +261,5 @@ def test_flipped_bytes_are_refused_or_understood(flips: list[tuple[int, int]]) -
     text = bytearray(FULL.to_json().encode())
     for position, mask in flips:
         text[position] ^= mask
-    try:
-        manifest = Manifest.from_json(bytes(text))
-    except BundleError as error:
-        assert is_one_sentence(error)
-    else:
-        assert Manifest.from_json(manifest.to_json()) == manifest
+    manifest = understood(bytes(text))
+    assert manifest is None or Manifest.from_json(manifest.to_json()) == manifest

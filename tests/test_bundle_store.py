@@ -21,6 +21,7 @@ from bundle_makers import (
     ONNX,
     ROAD,
     SKY,
+    entries,
     is_one_sentence,
     make_base,
     make_bundle,
@@ -57,7 +58,7 @@ def expected_files(bundle: Bundle) -> set[str]:
 
 def test_a_new_bundle_holds_what_was_given_and_nothing_else(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
-    assert os.listdir(tmp_path) == ["bundle"]
+    assert entries(tmp_path) == ["bundle"]
     assert set(tree(bundle.path)) == expected_files(bundle)
     assert bundle.network_path.read_bytes() == ONNX
     assert bundle.base_graph_path is not None
@@ -197,6 +198,13 @@ def test_a_bundle_exported_anew_below_an_open_one_is_noticed(tmp_path: Path) -> 
     Bundle.create(old.path, other, ONNX, BASE_ONNX, make_base(base_sha256="cd" * 32))
     source = write_file(tmp_path, make_expert("rain"))
     assert "train it on this base" in refusal(tmp_path, lambda: old.add(source))
+
+
+def test_a_manifest_changed_below_an_open_bundle_is_checked_against_the_experts_again(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, make_expert("fog", prototypes=np.ones((2, DIM), np.float32)))
+    source = write_file(tmp_path, make_expert("rain"))
+    edit(bundle.path / "manifest.json", lambda values: values["gate"].update(prototypes=1))
+    assert "fog" in refusal(tmp_path, lambda: bundle.add(source))
 
 
 HEADER, BODY = taken_apart(make_expert("new"))

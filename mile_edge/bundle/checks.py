@@ -112,7 +112,7 @@ def _check_adapter(expert: Expert, where: str) -> None:
         return
     if not expert.low_rank or expert.rank < 1:
         raise ExpertError(
-            f"{where} says adapter low_rank and has rank {expert.rank} with {len(expert.low_rank)} layers; write it again"
+            f"{where} says adapter low_rank and has rank {expert.rank} on {len(expert.low_rank)} layers; write it again"
         )
     for layer, (a, b) in expert.low_rank.items():
         if a.ndim != 2 or b.ndim != 2 or a.shape[0] != expert.rank or b.shape[1] != expert.rank:

@@ -29,7 +29,7 @@ def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None
         BundleError: the disk refused; the old state is in place and the new files are gone.
     """
     text = manifest.to_json().encode()
-    if os.path.islink(folder / EXPERTS):
+    if (folder / EXPERTS).is_symlink():
         raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
     try:
         _replace_files(folder, text, files)
@@ -52,10 +52,10 @@ def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes]) -> Non
             write_synced(_aside(final), data)
         write_synced(manifest_aside, text)
         for final in finals:
-            os.replace(_aside(final), final)
+            _aside(final).replace(final)
         if finals:
             sync_folder(folder / EXPERTS)
-        os.replace(manifest_aside, folder / MANIFEST)
+        manifest_aside.replace(folder / MANIFEST)
     except BaseException:
         # An interrupt may arrive just after the last rename: then the manifest names the new files and they stay.
         if not _holds(folder / MANIFEST, text):
@@ -100,8 +100,7 @@ def create_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         BundleError: the folder exists and is not empty, or cannot be written; nothing of it is left.
     """
     try:
-        empty = os.path.isdir(folder) and not os.path.islink(folder) and not os.listdir(folder)
-        if os.path.lexists(folder) and not empty:
+        if not _is_free(folder):
             raise BundleError(f"bundle {named(folder)} cannot be created: it exists; remove it or give another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         _sweep_aside(folder)
@@ -111,12 +110,23 @@ def create_folder(folder: Path, files: Mapping[str, bytes]) -> None:
                 write_synced(aside / name, data)
             sync_folder(aside / EXPERTS)
             sync_folder(aside)
-            os.rename(aside, folder)
+            aside.rename(folder)
         sync_folder(folder.parent)
     except OSError as failure:
         raise BundleError(
             f"bundle {named(folder)} cannot be created: {reason(failure)}; check the folder above it and the disk"
         ) from None
+
+
+def _is_free(folder: Path) -> bool:
+    if folder.is_symlink():
+        return False
+    try:
+        return not any(folder.iterdir())
+    except FileNotFoundError:
+        return True
+    except NotADirectoryError:
+        return False
 
 
 @contextlib.contextmanager

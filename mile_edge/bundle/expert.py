@@ -38,7 +38,8 @@ class Expert:
     adapter: "low_rank", or "none" for the base's own file and for statistics without an adapter.
     low_rank: layer name -> (A (rank, in), B (out, rank)), scaling already folded into B; empty for "none".
     classifier_weight: (C, hidden); classifier_bias: (C,); classes: C labels in the same order.
-    mean: (D,) mean of the gate's feature over `count` frames; scatter: (D, D) sum of outer products of the centred features.
+    mean: (D,) mean of the gate's feature over `count` frames.
+    scatter: (D, D) sum of outer products of the centred features.
     prototypes: (K, D) for a k-means gate, or None: the mean is the only prototype.
     sensors: kinds it was trained for, empty = any; domains: conditions it was trained in, "*" = any.
     training, scores: JSON objects for people and reports; nothing reads a decision from them.
@@ -140,9 +141,11 @@ def expert_bytes(expert: Expert) -> bytes:
 
 
 def parse_expert(data: bytes, where: str, *, check_digest: bool = True) -> Expert:
-    """An expert from the bytes of its file; `where` names the file in messages.
+    """An expert from the bytes of its file.
 
     Args:
+        data: the whole file.
+        where: how messages name it.
         check_digest: compare the content with the digest inside; a bundle has compared the whole file's hash already.
 
     Raises:
@@ -263,7 +266,7 @@ def _tensors(expert: Expert) -> dict[str, FLOATS]:
 
 
 def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over metadata and tensors by name, so that a flipped bit in a weight is noticed wherever the file travels."""
+    """SHA-256 over metadata and tensors by name: a flipped bit in a weight is noticed wherever the file travels."""
     described = [[name, list(tensors[name].shape)] for name in sorted(tensors)]
     digest = hashlib.sha256(json.dumps([dict(sorted(metadata.items())), described]).encode())
     for name in sorted(tensors):

@@ -31,7 +31,7 @@ def reason(error: OSError) -> str:
 
 @contextlib.contextmanager
 def opened_regular(path: str | os.PathLike[str], limit: int, where: str, error: type[MileError]) -> Iterator[int]:
-    """A descriptor of a plain file of at most `limit` bytes; a link, folder, pipe or device is refused, never waited for."""
+    """A descriptor of a plain file of at most `limit` bytes; links, folders, pipes and devices are refused at once."""
     try:
         # NONBLOCK: opening a pipe without a writer would hang for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -58,7 +58,7 @@ def read_regular(path: str | os.PathLike[str], limit: int, where: str, error: ty
     """All bytes of a plain file of at most `limit` bytes."""
     with opened_regular(path, limit, where, error) as descriptor:
         try:
-            with open(descriptor, "rb", closefd=False) as stream:
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 data = stream.read(limit + 1)
         except OSError as failure:
             raise error(f"{where} cannot be read: {reason(failure)}; check the disk") from None
@@ -84,7 +84,7 @@ def write_synced(path: Path, data: bytes) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with open(descriptor, "wb") as stream:
+    with os.fdopen(descriptor, "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(descriptor)
@@ -107,7 +107,7 @@ def write_whole(path: Path, data: bytes, where: str, error: type[MileError]) -> 
     aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         write_synced(aside, data)
-        os.replace(aside, path)
+        aside.replace(path)
         sync_folder(path.parent)
     except OSError as failure:
         with contextlib.suppress(OSError):

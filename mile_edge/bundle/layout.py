@@ -44,7 +44,7 @@ class UnpackedRow:
 
 @dataclass(frozen=True)
 class LowRankLayout:
-    """Row = for each layer A (rank, in) then B (out, rank), row-major; classifier weight (max_classes, hidden); bias."""
+    """A row: each layer's A (rank, in) and B (out, rank), row-major; classifier weight (max_classes, hidden); bias."""
 
     rank: int
     layers: tuple[LowRankLayer, ...]

@@ -17,14 +17,12 @@ MAX_NETWORK = 4 << 30
 
 
 def manifest_text(folder: Path) -> bytes:
-    if not os.path.isdir(folder):
-        raise BundleError(
-            f"bundle {named(folder)} is not a folder that can be opened; give the folder that holds {MANIFEST}"
-        )
+    """The bytes of a bundle's manifest, not yet understood."""
     return read_regular(folder / MANIFEST, MAX_MANIFEST, f"bundle manifest {named(folder / MANIFEST)}", BundleError)
 
 
 def parsed_manifest(folder: Path, text: bytes) -> Manifest:
+    """The manifest in these bytes; it names at least the base's own file."""
     try:
         manifest = Manifest.from_json(text)
     except BundleError as error:
@@ -35,20 +33,23 @@ def parsed_manifest(folder: Path, text: bytes) -> Manifest:
 
 
 def networks(manifest: Manifest) -> list[Network]:
+    """The ONNX files a manifest names."""
     return [network for network in (manifest.network, manifest.base_graph) if network is not None]
 
 
 def check_network(folder: Path, network: Network) -> None:
+    """Refuse an ONNX file that is missing or not the one the manifest names."""
     path = folder / network.file
     if hash_regular(path, MAX_NETWORK, f"bundle file {named(path)}", BundleError) != network.sha256:
         raise BundleError(f"bundle file {named(path)} is not the one the manifest names; export the bundle again")
 
 
 def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
+    """One expert of a bundle, refused unless it is the file the manifest names and fits the manifest."""
     path = folder / entry.file
     where = f"bundle file {named(path)}"
     remedy = f"remove expert {entry.name!r} and add its file again"
-    if os.path.islink(folder / EXPERTS):
+    if (folder / EXPERTS).is_symlink():
         raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
     data = read_regular(path, MAX_BYTES, where, BundleError)
     if hashlib.sha256(data).hexdigest() != entry.sha256:

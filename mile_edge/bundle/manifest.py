@@ -99,7 +99,7 @@ class Manifest:
         schema = value.get("schema")
         if type(schema) is int and schema > SCHEMA:
             raise BundleError(
-                f"manifest has schema {schema} and this mile-edge reads up to {SCHEMA}; update mile-edge on this machine"
+                f"manifest has schema {schema} and this mile-edge reads up to {SCHEMA}; update mile-edge here"
             )
         return _manifest(Fields(value, "", BundleError, REMEDY))
 
@@ -145,12 +145,12 @@ class Manifest:
             ) from None
 
     def with_expert(self, entry: ExpertEntry, classes: Sequence[ClassLabel]) -> Manifest:
-        """This manifest with one more expert in the next row, its new classes appended; existing ids do not move."""
+        """The manifest with one more expert in the next row, its new classes appended; existing ids do not move."""
         new = tuple(label for label in classes if label not in self.classes)
         return replace(self, experts=(*self.experts, entry), classes=self.classes + new)
 
     def without_expert(self, name: str) -> Manifest:
-        """This manifest without an expert; classes stay, so that ids keep their meaning.
+        """The manifest without an expert; classes stay, so that ids keep their meaning.
 
         Raises:
             BundleError: there is no such expert, or it is the base.

@@ -1,7 +1,7 @@
 """The bundle on disk. `manifest.json` is the only truth: a file it does not name does not exist.
 
-A change writes the new files aside, waits for the disk, and renames the manifest last, so that a kill at any moment leaves
-the old or the new state; what a killed run leaves behind is swept by the next change.
+A change writes the new files aside, waits for the disk, and renames the manifest last, so that a kill at any moment
+leaves the old or the new state; what a killed run leaves behind is swept by the next change.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Bundle:
             BundleError: the folder exists with something in it, or cannot be written.
             ExpertError: the base's file does not fit the manifest.
         """
-        folder = Path(os.path.abspath(path))
+        folder = Path(path).absolute()
         if manifest.experts:
             raise BundleError(
                 f"manifest already has {len(manifest.experts)} experts; create the bundle first, then add them"
@@ -209,7 +209,7 @@ class Bundle:
 
 
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
-    """Remove an expert without reading any, so that a bundle with a damaged file can be mended; else as `Bundle.remove`."""
+    """As `Bundle.remove`, but reading no expert, so that a bundle with a damaged file can be mended."""
     folder = Path(path)
     parsed_manifest(folder, manifest_text(folder)).without_expert(name)
     with locked(folder):
@@ -225,7 +225,8 @@ def _check_room(manifest: Manifest, name: str, where: str) -> None:
         )
     if len(manifest.experts) > manifest.capacity:
         raise BundleError(
-            f"bundle {manifest.name!r} is full with {manifest.capacity} experts; remove one or export it with more capacity"
+            f"bundle {manifest.name!r} is full with {manifest.capacity} experts; "
+            "remove one or export it with more capacity"
         )
 
 

@@ -1,4 +1,4 @@
-"""JSON from strangers: one reader that refuses what `json` lets through, and typed access to the fields of an object."""
+"""JSON from strangers: a reader that refuses what `json` lets through, and typed access to an object's fields."""
 
 from __future__ import annotations
 
@@ -147,26 +147,32 @@ class Fields:
         self._values: dict[str, Any] = dict(value)
 
     def fail(self, key: str, value: object, expected: str) -> NoReturn:
+        """Raise the error for one field."""
         raise self._error(f"field {key} is {shown(value)} where {expected} is needed; {self._remedy}")
 
     def path(self, key: str) -> str:
+        """A field's name from the top of the document."""
         return f"{self._where}.{key}" if self._where else key
 
     def peek(self, key: str) -> Any:
+        """A field's raw value, still to be taken; None where it is missing."""
         return self._values.get(key)
 
     def take(self, key: str) -> Any:
+        """A field's raw value, which must be there."""
         if key not in self._values:
             raise self._error(f"field {self.path(key)} is missing; {self._remedy}")
         return self._values.pop(key)
 
     def integer(self, key: str, low: int, high: int) -> int:
+        """A whole number; true and 1.0 are none."""
         value = self.take(key)
         if type(value) is not int or not low <= value <= high:
             self.fail(self.path(key), value, f"a whole number from {low} to {high}")
         return int(value)
 
     def number(self, key: str, low: float, high: float) -> float:
+        """A number within bounds, which NaN and infinity never are."""
         value = self.take(key)
         # `low <= inf <= high` and NaN are both caught by the comparison, whatever the bounds.
         if type(value) not in (int, float) or not low <= value <= high:
@@ -174,47 +180,57 @@ class Fields:
         return float(value)
 
     def text(self, key: str, limit: int = 256) -> str:
+        """Printable text on one line."""
         return self.as_text(self.path(key), self.take(key), limit)
 
     def as_text(self, path: str, value: object, limit: int) -> str:
+        """A value that must be printable text, for entries of a list."""
         if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
             self.fail(path, value, f"printable text of 1 to {limit} letters")
         return value
 
     def matching(self, key: str, pattern: re.Pattern[str], meaning: str) -> str:
+        """Text that matches a pattern in full."""
         value = self.take(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
             self.fail(self.path(key), value, meaning)
         return value
 
     def name(self, key: str) -> str:
+        """An expert's name."""
         return self.matching(key, NAME, "a name of lower-case letters, digits, - and _ (at most 64)")
 
     def sha256(self, key: str) -> str:
+        """A SHA-256 in hexadecimal digits."""
         return self.matching(key, SHA256, "a SHA-256 in 64 hexadecimal digits")
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        """One of a few words."""
         value = self.take(key)
         if value not in choices or not isinstance(value, str):
             self.fail(self.path(key), value, "one of " + ", ".join(choices))
         return value
 
     def mapping(self, key: str) -> dict[str, Any]:
+        """An object of any content."""
         value = self.take(key)
         if not isinstance(value, dict):
             self.fail(self.path(key), value, "an object")
         return value
 
     def items(self, key: str, low: int, high: int) -> list[Any]:
+        """A list of bounded length, of any content."""
         value = self.take(key)
         if not isinstance(value, list) or not low <= len(value) <= high:
             self.fail(self.path(key), value, f"a list of {low} to {high} entries")
         return value
 
     def inner(self, key: str) -> Fields:
+        """An object whose fields are to be read one by one."""
         return Fields(self.take(key), self.path(key), self._error, self._remedy)
 
     def inners(self, key: str, low: int, high: int) -> list[Fields]:
+        """A list of such objects."""
         path = self.path(key)
         return [
             Fields(value, f"{path}[{index}]", self._error, self._remedy)
@@ -222,5 +238,6 @@ class Fields:
         ]
 
     def finish(self) -> None:
+        """Refuse a field that was not taken."""
         for key in self._values:
             raise self._error(f"field {shown(self.path(key))} is not known to this version; {self._remedy}")

@@ -1,8 +1,8 @@
 """The safetensors format, read and written strictly.
 
 The safetensors library accepts repeated JSON keys, reports a wrong type as a KeyError and orders metadata at random, so
-the same expert would get another hash each time. Here the same content gives the same bytes, and every lie of a header is
-found before anything is allocated from it. The files open in the library and the other way round.
+the same expert would get another hash each time. Here the same content gives the same bytes, and every lie of a header
+is found before anything is allocated from it. The files open in the library and the other way round.
 """
 
 from __future__ import annotations

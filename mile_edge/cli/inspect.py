@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="show what a bundle or an expert file holds",
-        description="Show what a bundle or an expert file holds: base, network, low-rank layout, gate, classes, experts.",
+        description="Show what a bundle or an expert file holds: base, network, layout, gate, classes, experts.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one bundle or one expert; exit status 0."""
-    if os.path.isdir(args.path):
+    if _is_folder(args.path):
         bundle = Bundle.open(args.path)
         facts = bundle_facts(bundle)
         if args.json:
@@ -55,6 +54,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         Console().print(_expert_screen(named(args.path), expert, facts))
     return 0
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, Any]:
@@ -155,21 +161,17 @@ def _bundle_screen(bundle: Bundle, facts: dict[str, Any]) -> Group:
 
 
 def _expert_screen(title: str, expert: Expert, facts: dict[str, Any]) -> Group:
+    channels = expert.classifier_weight.shape[1]
     features = f"{expert.tap} tap, {expert.mean.size} features, {facts['prototypes']} prototypes"
     norms = sorted(facts["update_norms"].items(), key=lambda item: -item[1])[:STRONGEST]
-    adapter = (
-        f"rank {expert.rank} on {len(expert.low_rank)} layers" if expert.low_rank else "none, statistics and classifier"
-    )
+    adapter = f"rank {expert.rank} on {len(expert.low_rank)} layers" if expert.low_rank else "none"
     table = _facts_table(
         [
             ("expert", f"{expert.name} in {title}"),
             ("base", f"sha256 {expert.base_sha256[:12]}"),
             ("adapter", f"{adapter}, {size_text(facts['adapter_bytes'])}"),
             ("strongest", ", ".join(f"{one_line(layer)} ({norm:.3g})" for layer, norm in norms) or "-"),
-            (
-                "head",
-                f"{len(expert.classes)} classes x {expert.classifier_weight.shape[1]}, {size_text(facts['head_bytes'])}",
-            ),
+            ("head", f"{len(expert.classes)} classes x {channels} channels, {size_text(facts['head_bytes'])}"),
             ("gate", f"{features}, {expert.count} frames, {size_text(facts['gate_bytes'])}"),
             ("sensors", ", ".join(expert.sensors) or "any"),
             ("domains", ", ".join(expert.domains) or "-"),
