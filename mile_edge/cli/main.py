@@ -18,6 +18,7 @@ _COMMANDS = {
     "calibrate": "set a bundle's novelty thresholds and hysteresis from held-out frames",
     "export": "make a bundle from a trained base and a recipe",
     "experts": "list, add, remove and verify the experts of a bundle",
+    "peft": "experts from and for the PEFT library",
     "replay": "run a bag through a bundle and report what came out",
     "evaluate": "score a bundle or a base on labelled folders",
     "bench": "time the gated pass against the frozen base",

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mile_edge.errors import RecipeError
+
 
 def low_rank(
     product: torch.Tensor,
@@ -78,6 +80,7 @@ class LowRankLinear(nn.Module):
         self._bank: torch.Tensor | None = None
         self._expert: torch.Tensor | None = None
         self._offset = 0
+        self._held = False
         self.reset()
 
     def reset(self) -> None:
@@ -87,9 +90,20 @@ class LowRankLinear(nn.Module):
 
     def route(self, bank: torch.Tensor | None, expert: torch.Tensor | None = None, offset: int = 0) -> None:
         """Read A and B of each sample from ``bank`` (E, P) at ``expert`` (B,); ``None`` returns to the module's own."""
-        self._bank, self._expert, self._offset = bank, expert, offset
+        self._bank, self._expert, self._offset, self._held = bank, expert, offset, False
+
+    def hold(self) -> None:
+        """Refuse to run until the next :meth:`route`: the gate has not chosen yet."""
+        self._held = True
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Same leading shape as ``x``, its features replaced by ``out_features``.
+
+        Raises:
+            RecipeError: the layer runs before the gate has chosen an expert.
+        """
+        if self._held:
+            raise RecipeError("an adapted layer lies before the tap, where no expert is chosen yet; change `layers` or `tap`")
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
         tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)

@@ -81,7 +81,8 @@ class OnePass(nn.Module):
             routes.append((expert, distance))
             self._route(bank, expert)
 
-        self._route(None)
+        for adapter in self.pool.adapters.values():
+            adapter.hold()
         hook = self._tap_module.register_forward_hook(choose)
         try:
             if self.tap == "full":

@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,9 @@ from mile_edge.replay.scores import mean_iou
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.checkpoint import Checkpoint
 from mile_edge.training.evaluate import confusion_matrix
+
+# Normalised pixels (B, 3, H, W) float32 and class ids (B, H, W) int64.
+_Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -128,9 +133,10 @@ def fit(
         torch.manual_seed(schedule.seed * 100_003 + epoch)
         network.train(train_statistics)
         loss_sum, first = 0.0, step
-        while step < min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch):
+        end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
+        draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
+        for batch in _one_ahead(draw, end - step):
             _set_rate(optimiser, schedule, step)
-            batch = _batch(labelled, size, schedule.batch, augmentation, rng, generator)
             loss_sum += _step(network, optimiser, batch, weights)
             state.update_average(step)
             step += 1
@@ -215,6 +221,17 @@ class _State:
             tensor.copy_(values[name])
 
 
+def _one_ahead(draw: Callable[[], _Batch], count: int) -> Iterator[_Batch]:
+    """Results of ``count`` calls, each drawn in one other thread while the caller works on the one before."""
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(draw)
+        for index in range(count):
+            batch = upcoming.result()
+            if index + 1 < count:
+                upcoming = thread.submit(draw)
+            yield batch
+
+
 def _batch(
     frames: Sequence[LabelledFrame],
     size: tuple[int, int],
@@ -222,7 +239,7 @@ def _batch(
     augmentation: Augmentation,
     rng: np.random.Generator,
     generator: torch.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> _Batch:
     views, targets = [], []
     for index in rng.choice(len(frames), batch, replace=len(frames) < batch):
         sample = frames[index]
@@ -235,7 +252,7 @@ def _batch(
 
 
 def _step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[torch.Tensor, torch.Tensor], weights: torch.Tensor
+    network: nn.Module, optimiser: torch.optim.Optimizer, batch: _Batch, weights: torch.Tensor
 ) -> float:
     pixels, target = batch
     with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):

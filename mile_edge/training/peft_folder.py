@@ -1,0 +1,148 @@
+"""Experts to and from PEFT's LoRA folders (``adapter_config.json`` and ``adapter_model.safetensors``)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mile_edge.bundle import ClassLabel, Expert, LowRankLayout
+from mile_edge.errors import ExpertError
+from mile_edge.training.expert import ExpertTask
+from mile_edge.training.statistics import GateStatistics
+
+_PREFIX = "base_model.model."
+_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "megatron_config")
+
+
+def write_peft(expert: Expert, folder: Path, classifier: str, base_model: str = "") -> None:
+    """Write an expert as a PEFT LoRA folder, ``lora_alpha`` equal to the rank so that B is used as it is.
+
+    Args:
+        classifier: module name of the classifier, saved whole as one of PEFT's ``modules_to_save``.
+        base_model: what PEFT should load the base from; for people.
+
+    Raises:
+        ExpertError: the expert has no adapter, or the folder cannot be written.
+    """
+    if expert.adapter != "low_rank":
+        raise ExpertError(f"expert {expert.name!r} has no low-rank adapter; there is nothing that PEFT could hold")
+    tensors: dict[str, np.ndarray] = {}
+    for layer, (a, b) in expert.low_rank.items():
+        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a, np.float32)
+        tensors[f"{_PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b, np.float32)
+    tensors[f"{_PREFIX}{classifier}.weight"] = np.ascontiguousarray(expert.classifier_weight, np.float32)[:, :, None, None]
+    tensors[f"{_PREFIX}{classifier}.bias"] = np.ascontiguousarray(expert.classifier_bias, np.float32)
+    config = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base_model,
+        "inference_mode": True,
+        "r": expert.rank,
+        "lora_alpha": expert.rank,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": "|".join(re.escape(layer) for layer in expert.low_rank),
+        "modules_to_save": [classifier],
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    except OSError as error:
+        raise ExpertError(f"PEFT folder {folder} cannot be written ({error.strerror}); choose another") from error
+
+
+def read_peft(
+    folder: Path,
+    task: ExpertTask,
+    layout: LowRankLayout,
+    base_sha256: str,
+    classes: tuple[ClassLabel, ...],
+    classifier: str,
+    statistics: GateStatistics,
+    own: Expert,
+) -> Expert:
+    """Read a PEFT LoRA folder as an expert; the scaling alpha/r (or alpha/sqrt(r) for rsLoRA) is folded into B.
+
+    Args:
+        task: name, sensors and domains, which PEFT does not know.
+        layout: the bundle's layers; every one must be in the folder, and no other: a name that does not match would be
+            dropped silently and the expert look trained.
+        classes: of the classifier's rows.
+        statistics: of the frames the adapter was trained on.
+        own: the base's expert, whose classifier is used where the folder brings none.
+
+    Raises:
+        ExpertError: no such folder, a variant of LoRA that this project does not run, or layers that do not match.
+    """
+    config = _config(folder)
+    rank = config.get("r")
+    if rank != layout.rank:
+        raise ExpertError(f"PEFT folder {folder} has rank {rank}, the bundle rank {layout.rank}; train with r={layout.rank}")
+    scale = config.get("lora_alpha", rank) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    try:
+        tensors = load_file(folder / "adapter_model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise ExpertError(f"PEFT folder {folder} has no readable adapter_model.safetensors ({error})") from error
+    low_rank = {}
+    for layer in layout.layers:
+        try:
+            a = tensors.pop(f"{_PREFIX}{layer.name}.lora_A.weight")
+            b = tensors.pop(f"{_PREFIX}{layer.name}.lora_B.weight")
+        except KeyError as error:
+            raise ExpertError(f"PEFT folder {folder} does not adapt {layer.name}; adapt all layers of the bundle") from error
+        # 1x1 convolutions come as (rank, in, 1, 1) and (out, rank, 1, 1).
+        low_rank[layer.name] = (_flat(a), _flat(b) * np.float32(scale))
+    weight, bias = _classifier(tensors, classifier, own)
+    if tensors:
+        raise ExpertError(f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out")
+    return Expert(
+        name=task.name,
+        base_sha256=base_sha256,
+        rank=layout.rank,
+        adapter="low_rank",
+        low_rank=low_rank,
+        classifier_weight=weight,
+        classifier_bias=bias,
+        classes=classes,
+        mean=statistics.mean,
+        scatter=statistics.scatter,
+        count=statistics.count,
+        prototypes=statistics.prototypes,
+        sensors=task.sensors,
+        domains=task.domains,
+        tap=task.tap,
+        training={"imported_from": str(folder), **task.account},
+    )
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise ExpertError(f"{folder} is no PEFT folder (adapter_config.json: {error})") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
+        raise ExpertError(f"{folder} is no PEFT LoRA folder; its adapter_config.json has no peft_type LORA with a rank")
+    used = [key for key in _UNSUPPORTED if config.get(key)]
+    if used or config.get("bias", "none") != "none":
+        raise ExpertError(f"PEFT folder {folder} uses {(used or ['bias'])[0]}, which a bank row cannot hold; train plain LoRA")
+    return config
+
+
+def _classifier(tensors: dict[str, np.ndarray], classifier: str, own: Expert) -> tuple[np.ndarray, np.ndarray]:
+    keys: Mapping[str, str] = {part: f"{_PREFIX}{classifier}.{part}" for part in ("weight", "bias")}
+    if keys["weight"] not in tensors:
+        return np.asarray(own.classifier_weight), np.asarray(own.classifier_bias)
+    return _flat(tensors.pop(keys["weight"])), np.asarray(tensors.pop(keys["bias"]), np.float32)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array.reshape(array.shape[:2]), np.float32)

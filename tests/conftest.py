@@ -1,0 +1,52 @@
+"""Fixtures that are real things: a shipped bundle, an exported network, rendered frames."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+REFERENCE = REPOSITORY / "bundles" / "reference"
+DATA = Path(os.environ.get("MILE_EDGE_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets; skips where it is absent."""
+    if not DATA.is_dir():
+        pytest.skip(f"real data is absent: {DATA} does not exist (MILE_EDGE_DATA names another folder)")
+    return DATA
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path) -> Path:
+    """A copy of the shipped bundle that a test may change."""
+    shutil.copytree(REFERENCE, tmp_path / "bundle")
+    return tmp_path / "bundle"
+
+
+@pytest.fixture(scope="session")
+def street_frames() -> dict[str, np.ndarray]:
+    """Frames of one unseen street, (240, 320, 3) uint8, by domain; and of depth and thermal."""
+    from mile_edge.data.sensors import DEFAULT_PROFILES
+    from mile_edge.data.world import DOMAINS, World
+
+    views = World(4242).views(3.0, DOMAINS)
+    frames = {domain: view.rgb for domain, view in views.items()}
+    frames["depth"] = DEFAULT_PROFILES["depth"].to_frame(views["clear"].depth, "16UC1")
+    frames["thermal"] = DEFAULT_PROFILES["thermal"].to_frame(views["clear"].thermal, "mono16")
+    return frames
+
+
+@pytest.fixture(scope="session")
+def workshop_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A freshly exported bundle of an untrained SegFormer-B0 at 64x96, without experts."""
+    torch = pytest.importorskip("torch", reason="the workshop side needs torch")
+    from workshop import export_random
+
+    torch.manual_seed(0)
+    return export_random(tmp_path_factory.mktemp("workshop") / "bundle")

@@ -1,0 +1,118 @@
+"""Experts to PEFT and back, checked against the PEFT library itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the workshop side needs torch")
+peft = pytest.importorskip("peft", reason="PEFT is in the train extra")
+
+from mile_edge.bundle import Bundle, Expert  # noqa: E402
+from mile_edge.errors import ExpertError  # noqa: E402
+from mile_edge.export.bundle import base_of, pool_of  # noqa: E402
+from mile_edge.network.base import describe  # noqa: E402
+from mile_edge.training.expert import ExpertTask  # noqa: E402
+from mile_edge.training.peft_folder import read_peft, write_peft  # noqa: E402
+from mile_edge.training.statistics import GateStatistics  # noqa: E402
+from workshop import SIZE, random_expert  # noqa: E402
+
+PIXELS = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def made(bundle: Bundle) -> Expert:
+    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
+    return random_expert(bundle.experts()[0], layers, "fog", 3)
+
+
+def ours(bundle: Bundle, expert: Expert) -> torch.Tensor:
+    pool = pool_of(bundle, base_of(bundle))
+    pool.load(expert)
+    with torch.no_grad():
+        return pool.eval()(PIXELS)
+
+
+def read(bundle: Bundle, folder: Path) -> Expert:
+    own = bundle.experts()[0]
+    classifier = describe(bundle.manifest.base.config["model_type"]).classifier
+    return read_peft(
+        folder,
+        ExpertTask("back", ("camera",), ("fog",)),
+        bundle.manifest.low_rank,
+        bundle.manifest.base.sha256,
+        own.classes,
+        classifier,
+        GateStatistics(np.asarray(own.mean), np.asarray(own.scatter), own.count),
+        own,
+    )
+
+
+def test_peft_computes_with_our_export_what_we_compute(workshop_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(workshop_bundle)
+    expert = made(bundle)
+    write_peft(expert, tmp_path / "fog", "decode_head.classifier")
+    model = peft.PeftModel.from_pretrained(base_of(bundle), tmp_path / "fog").eval()
+    with torch.no_grad():
+        theirs = model(pixel_values=PIXELS).logits
+    assert torch.allclose(theirs, ours(bundle, expert), atol=1e-4)
+
+
+@pytest.mark.parametrize(("alpha", "rslora"), [(4, False), (16, False), (8, True)])
+def test_we_compute_with_pefts_folder_what_peft_computes(
+    workshop_bundle: Path, tmp_path: Path, alpha: int, rslora: bool
+) -> None:
+    bundle = Bundle.open(workshop_bundle)
+    names = [layer.name for layer in bundle.manifest.low_rank.layers]
+    config = peft.LoraConfig(r=4, lora_alpha=alpha, use_rslora=rslora, target_modules=names, init_lora_weights=False)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(base_of(bundle), config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    with torch.no_grad():
+        theirs = model(pixel_values=PIXELS).logits
+    assert torch.allclose(ours(bundle, read(bundle, tmp_path / "theirs")), theirs, atol=1e-3)
+
+
+def test_there_and_back_is_the_same_expert(workshop_bundle: Path, tmp_path: Path) -> None:
+    bundle = Bundle.open(workshop_bundle)
+    expert = made(bundle)
+    write_peft(expert, tmp_path / "fog", "decode_head.classifier")
+    back = read(bundle, tmp_path / "fog")
+    for layer, (a, b) in expert.low_rank.items():
+        assert np.array_equal(back.low_rank[layer][0], a)
+        assert np.array_equal(back.low_rank[layer][1], b)
+    assert np.array_equal(back.classifier_weight, expert.classifier_weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"r": 8}, "rank"), ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias"), ({"peft_type": "IA3"}, "LORA")],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_folder_that_a_bank_row_cannot_hold_is_refused(
+    workshop_bundle: Path, tmp_path: Path, change: dict[str, object], word: str
+) -> None:
+    bundle = Bundle.open(workshop_bundle)
+    write_peft(made(bundle), tmp_path / "fog", "decode_head.classifier")
+    file = tmp_path / "fog" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(ExpertError, match=word):
+        read(bundle, tmp_path / "fog")
+
+
+def test_a_missing_or_surplus_layer_is_refused_not_dropped(workshop_bundle: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    bundle = Bundle.open(workshop_bundle)
+    write_peft(made(bundle), tmp_path / "fog", "decode_head.classifier")
+    file = tmp_path / "fog" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    name = next(key for key in tensors if "lora_A" in key)
+    save_file({key: value for key, value in tensors.items() if key != name}, file)
+    with pytest.raises(ExpertError, match="does not adapt"):
+        read(bundle, tmp_path / "fog")
+    save_file({**tensors, "base_model.model.other.lora_A.weight": np.zeros((4, 4), np.float32)}, file)
+    with pytest.raises(ExpertError, match="does not adapt"):
+        read(bundle, tmp_path / "fog")

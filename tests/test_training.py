@@ -1,0 +1,189 @@
+"""Training on small real frames: it learns, it resumes, and it never touches what is frozen."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch", reason="the workshop side needs torch")
+
+from mile_edge.bundle import Bundle, read_expert  # noqa: E402
+from mile_edge.data.folder import FolderDataset, LabelledFrame  # noqa: E402
+from mile_edge.errors import DataError  # noqa: E402
+from mile_edge.export.bundle import base_of, pool_of  # noqa: E402
+from mile_edge.network.pool import ExpertPool  # noqa: E402
+from mile_edge.training.augment import Augmentation, random_view, vary_colours  # noqa: E402
+from mile_edge.training.expert import ExpertTask, train_expert  # noqa: E402
+from mile_edge.training.fit import Schedule, fit  # noqa: E402
+from mile_edge.training.statistics import gate_features, summarise  # noqa: E402
+from workshop import SIZE, noisy_frames  # noqa: E402
+
+PLAN = Augmentation(photometric=0.3, foreign=0.1)
+
+
+def write_data(folder: Path, count: int = 10) -> FolderDataset:
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    for sample in noisy_frames(count, 3):
+        Image.fromarray(sample.frame).save(folder / "images" / f"{sample.name}.png")
+        Image.fromarray(sample.label).save(folder / "labels" / f"{sample.name}.png")
+    (folder / "classes.yaml").write_text(
+        "classes:\n"
+        "  - {id: 0, name: sky, color: [70, 130, 180]}\n"
+        "  - {id: 1, name: road, color: [128, 64, 128]}\n"
+        "  - {id: 2, name: car, color: [0, 0, 142]}\n"
+    )
+    return FolderDataset(folder)
+
+
+def pool(bundle: Path) -> ExpertPool:
+    opened = Bundle.open(bundle)
+    return pool_of(opened, base_of(opened))
+
+
+def weights(network: ExpertPool) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
+
+
+def run(network: ExpertPool, schedule: Schedule, checkpoint: Path | None, frames: list[LabelledFrame], stop: int = 0) -> None:
+    def report(progress: object) -> None:
+        if stop and progress.step == stop:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    network.reset(3)
+    fit(
+        network,
+        frames,
+        [],
+        size=SIZE,
+        num_classes=3,
+        schedule=schedule,
+        augmentation=PLAN,
+        checkpoint=checkpoint,
+        report=report,
+    )
+
+
+def test_an_expert_learns_and_leaves_every_frozen_weight_as_it_was(workshop_bundle: Path, tmp_path: Path) -> None:
+    network = pool(workshop_bundle)
+    data = write_data(tmp_path / "day")
+    before = network.base_sha256
+    frozen = {name: p.clone() for name, p in network.named_parameters() if "frozen" in name or "stages.0" in name}
+    expert, result = train_expert(
+        network,
+        ExpertTask("day", ("camera",), ("day",)),
+        [data],
+        [data],
+        size=SIZE,
+        schedule=Schedule(steps=40, batch=4, lr=1e-2, steps_per_epoch=20, average=0.8),
+        augmentation=Augmentation(scale=(1.0, 1.2), photometric=0.1),
+    )
+    assert result.miou > 0.8
+    assert expert.base_sha256 == before
+    assert all(torch.equal(p, frozen[name]) for name, p in network.named_parameters() if name in frozen)
+    assert any(b.any() for _, b in expert.low_rank.values())
+    assert expert.count == len(data)
+
+
+def test_a_run_that_was_stopped_takes_the_same_steps_when_it_goes_on(workshop_bundle: Path, tmp_path: Path) -> None:
+    frames, schedule = noisy_frames(6, 1), Schedule(steps=12, batch=2, steps_per_epoch=4)
+    network = pool(workshop_bundle)
+    run(network, schedule, None, frames)
+    straight = weights(network)
+    with pytest.raises(KeyboardInterrupt):
+        run(network, schedule, tmp_path / "run.checkpoint", frames, stop=7)
+    run(network, schedule, tmp_path / "run.checkpoint", frames)
+    for name, value in weights(network).items():
+        assert torch.allclose(value, straight[name], atol=1e-5), name
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(workshop_bundle: Path, tmp_path: Path) -> None:
+    frames = noisy_frames(6, 1)
+    network = pool(workshop_bundle)
+    run(network, Schedule(steps=4, batch=2, steps_per_epoch=2, seed=1), tmp_path / "run.checkpoint", frames)
+    run(network, Schedule(steps=4, batch=2, steps_per_epoch=2, seed=2), tmp_path / "run.checkpoint", frames)
+    resumed = weights(network)
+    run(network, Schedule(steps=4, batch=2, steps_per_epoch=2, seed=2), None, frames)
+    assert all(torch.allclose(value, resumed[name], atol=1e-6) for name, value in weights(network).items())
+
+
+def test_the_command_survives_a_kill_and_finishes_the_expert(workshop_bundle: Path, tmp_path: Path) -> None:
+    write_data(tmp_path / "day")
+    command = [sys.executable, "-m", "mile_edge", "train", "expert", str(workshop_bundle), str(tmp_path / "day")]
+    command += ["--name", "day", "--out", str(tmp_path / "day.safetensors"), "--steps", "60", "--batch", "2", "--json"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "day.checkpoint").exists() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    account = json.loads(done.stdout)
+    assert account["steps"] == 60
+    assert read_expert(tmp_path / "day.safetensors").name == "day"
+    assert not (tmp_path / "day.checkpoint").exists()
+
+
+def test_void_pixels_teach_nothing(workshop_bundle: Path) -> None:
+    frames = [LabelledFrame(f.name, f.frame, np.full(SIZE, 255, np.uint8)) for f in noisy_frames(3, 0)]
+    network = pool(workshop_bundle)
+    run(network, Schedule(steps=2, batch=2, steps_per_epoch=2, weight_decay=0.0), None, frames)
+    assert not any(value.any() for name, value in weights(network).items() if name.endswith("lora_B"))
+
+
+def test_labels_beyond_the_classes_are_named(workshop_bundle: Path) -> None:
+    frames = [LabelledFrame(f.name, f.frame, np.full(SIZE, 7, np.uint8)) for f in noisy_frames(3, 0)]
+    with pytest.raises(DataError, match="class ids"):
+        run(pool(workshop_bundle), Schedule(steps=2), None, frames)
+
+
+def test_gate_features_do_not_depend_on_the_expert_that_is_loaded(workshop_bundle: Path) -> None:
+    network, frames = pool(workshop_bundle), noisy_frames(3, 0)
+    before = gate_features(network.base, frames, SIZE, "early")
+    with torch.no_grad():
+        for parameter in network.expert_parameters():
+            parameter.add_(1.0)
+    assert np.array_equal(gate_features(network.base, frames, SIZE, "early"), before)
+
+
+def test_statistics_are_mean_and_scatter() -> None:
+    features = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    found = summarise(features, centres=3)
+    assert np.allclose(found.mean, features.mean(axis=0), atol=1e-6)
+    assert np.allclose(found.scatter / 49, np.cov(features.T), atol=1e-4)
+    assert found.prototypes is not None
+    assert found.prototypes.shape == (3, 4)
+    with pytest.raises(DataError, match="too few"):
+        summarise(features[:1])
+
+
+def test_views_keep_frame_and_label_together() -> None:
+    frame = np.zeros((60, 90, 3), np.uint8)
+    frame[:, 45:] = 255
+    label = (frame[..., 0] > 0).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    for scale in ((0.5, 0.9), (1.0, 2.0)):
+        for _ in range(20):
+            view, target = random_view(frame, label, (64, 96), Augmentation(scale=scale), rng)
+            known = target != 255
+            sharp = known & ((view[..., 0] < 30) | (view[..., 0] > 225))
+            assert ((view[..., 0] > 127)[sharp] == (target == 1)[sharp]).mean() > 0.99
+
+
+def test_colours_stay_in_range_and_follow_the_seed() -> None:
+    batch = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plan = Augmentation(photometric=0.5, foreign=0.5)
+    one, again = (vary_colours(batch, plan, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(one, again)
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
+    assert torch.equal(vary_colours(batch, Augmentation(photometric=0), torch.Generator()), batch)

@@ -1,0 +1,53 @@
+"""Small real things of the workshop side, made for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from mile_edge.bundle import ClassLabel, Expert
+from mile_edge.data.folder import LabelledFrame
+from mile_edge.export.bundle import base_expert, export_bundle
+from mile_edge.export.recipe import ExportRecipe
+from mile_edge.network.base import load_base
+
+CLASSES = (ClassLabel("sky", (70, 130, 180)), ClassLabel("road", (128, 64, 128)), ClassLabel("car", (0, 0, 142)))
+SIZE = (64, 96)
+RECIPE = ExportRecipe(name="test", size=SIZE, rank=4, capacity=3, max_classes=5)
+
+
+def noisy_frames(count: int, seed: int, level: float = 120.0) -> list[LabelledFrame]:
+    """Frames whose upper half is one class and whose lower half is another, with noise."""
+    rng = np.random.default_rng(seed)
+    frames = []
+    for index in range(count):
+        frame = np.clip(rng.normal(level, 25, (*SIZE, 3)), 0, 255).astype(np.uint8)
+        frame[: SIZE[0] // 2] //= 2
+        label = np.ones(SIZE, np.uint8)
+        label[: SIZE[0] // 2] = 0
+        frames.append(LabelledFrame(f"{index:03d}", frame, label))
+    return frames
+
+
+def export_random(out: Path, **changes: object) -> Path:
+    """A bundle of an untrained network; ``changes`` replace fields of the recipe."""
+    recipe = replace(RECIPE, **changes)
+    base = load_base("random:segformer-b0", len(CLASSES))
+    own = base_expert(base, recipe, CLASSES, noisy_frames(12, 0), "base", ("camera",), ("day",))
+    export_bundle(base, own, recipe, out)
+    return out
+
+
+def random_expert(like: Expert, layers: dict[str, tuple[int, int]], name: str, seed: int) -> Expert:
+    """An expert with random weights that fits the same bundle as ``like``; ``layers`` maps name to (in, out)."""
+    rng = np.random.default_rng(seed)
+    pairs = {
+        layer: (
+            rng.normal(0, 0.3, (like.rank, inputs)).astype(np.float32),
+            rng.normal(0, 0.3, (outputs, like.rank)).astype(np.float32),
+        )
+        for layer, (inputs, outputs) in layers.items()
+    }
+    mean = np.asarray(like.mean) + rng.normal(0, 1, like.mean.shape).astype(np.float32)
+    return replace(like, name=name, adapter="low_rank", low_rank=pairs, mean=mean, domains=(name,))
