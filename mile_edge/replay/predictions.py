@@ -46,7 +46,8 @@ class PredictionWriter:
         self._classes = classes
         self._colors = palette([label.color for label in classes])
         self._connections: dict[tuple[str, str], Connection] = {}
-        self._writer = Writer(path, version=9, storage_plugin=StoragePlugin.MCAP)
+        # Version 8 writes the QoS so that Humble reads it too.
+        self._writer = Writer(path, version=8, storage_plugin=StoragePlugin.MCAP)
         self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
 
     def __enter__(self) -> PredictionWriter:
