@@ -128,7 +128,7 @@ PLAIN = st.recursive(
     training=st.dictionaries(st.text(max_size=8), PLAIN, max_size=4),
     count=st.integers(2, 2**40),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_sensible_expert_survives_its_file(
     a: np.ndarray, sensors: list[str], domains: list[str], training: dict[str, Any], count: int
 ) -> None:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def describe_experts(bundle: Bundle) -> list[dict[str, Any]]:
-    """Each expert as JSON values in row order; `share_of_base`: adapter and gate over the bytes of the base, no head."""
+    """Each expert as JSON values in row order; `share_of_base`: adapter and gate over the base in bytes, no head."""
     return [
         {"row": row, "file": entry.file, "sha256": entry.sha256, **describe_expert(expert, bundle.manifest.base.bytes)}
         for row, (entry, expert) in enumerate(zip(bundle.manifest.experts, bundle.experts(), strict=True))
