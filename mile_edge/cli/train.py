@@ -57,7 +57,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     expert.add_argument("--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)")
     expert.add_argument("--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)")
     expert.set_defaults(run=_train_expert)
-    for form, steps, rate in ((base, 2200, 1.2e-3), (expert, 400, 4e-3)):
+    for form, steps, rate in ((base, 2200, 1.2e-3), (expert, 400, 3e-3)):
         _add_schedule(form, steps, rate)
 
 

@@ -91,6 +91,8 @@ def _section(name: str, title: str, told: str, content: str) -> str:
 def _header(report: Mapping[str, Any], title: str) -> str:
     bundle = report["bundle"]
     kind, ending = _ENDINGS[report["stopped"]]
+    if report["skipped"] and report["stopped"] is None:
+        kind, ending = "warn", "complete, with losses"
     facts = {
         "bundle": bundle["name"],
         "base": bundle["base"],

@@ -167,11 +167,12 @@ def skipped(report: Mapping[str, Any]) -> str:
     parts = []
     if report["skipped"]:
         examples = report["skipped_examples"]
-        rows = [
-            [(esc(reason), "wrap"), (count(times), "num"), (esc(examples.get(reason, "")), "wrap soft")]
-            for reason, times in report["skipped"].items()
-        ]
-        parts.append(table([("reason", ""), ("count", "num"), ("first example", "")], rows))
+        head = [("reason", ""), ("count", "num"), *([("first example", "")] if examples else [])]
+        rows = []
+        for reason, times in report["skipped"].items():
+            told = [(esc(examples.get(reason, "")), "wrap soft")] if examples else []
+            rows.append([(esc(reason), "wrap"), (count(times), "num"), *told])
+        parts.append(table(head, rows))
     else:
         parts.append('<p class="soft">Nothing: every message of the replayed topics was read and used.</p>')
     if report["left_out"]:
