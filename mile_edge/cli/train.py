@@ -16,11 +16,15 @@ from mile_edge.errors import DataError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import Bundle, Expert
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.data.labelled_bag import LabelledBag
     from mile_edge.training.fit import FitResult, Progress, Schedule
 
 _EXAMPLES = """examples:
   mile-edge train base ../shared/data/camvid/day/train --val ../shared/data/camvid/day/val --out out/camvid-base
   mile-edge train expert bundles/camvid ../shared/data/camvid/dusk/train --name dusk --add
+  mile-edge train expert bundles/reference drive.mcap --name harbour --bag-domain harbour --sensors camera
+  mile-edge train expert BUNDLE thermal_frames/ --name thermal --sensors thermal --domains '*' --gate-only --add
 
 A killed run resumes where it stopped when the same command is given again."""
 
@@ -47,13 +51,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "expert", help="a low-rank expert beside a bundle's frozen base", epilog=_EXAMPLES, formatter_class=parser.formatter_class
     )
     expert.add_argument("bundle", type=Path, help="the bundle it is for")
-    expert.add_argument("data", nargs="+", type=Path, help="folders to train on")
+    expert.add_argument("data", nargs="+", type=Path, help="labelled folders, or bags with a label topic")
     expert.add_argument("--name", required=True, help="the expert's name: lower-case letters, digits, - and _")
     expert.add_argument("--out", type=Path, help="expert file to write (default NAME.safetensors)")
     expert.add_argument("--add", action="store_true", help="add the expert to the bundle when it is trained")
     expert.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
     expert.add_argument("--sensors", type=names, help="sensor kinds it serves (default: the data's)")
     expert.add_argument("--domains", type=names, help="domains it is right for, * for all (default: the data's)")
+    expert.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
+    expert.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     expert.add_argument("--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)")
     expert.add_argument("--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)")
     expert.set_defaults(run=_train_expert)
@@ -96,13 +102,12 @@ def _train_base(args: argparse.Namespace) -> int:
 
 def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.bundle import Bundle, write_expert
-    from mile_edge.data.folder import FolderDataset
     from mile_edge.export.bundle import base_of, pool_of
     from mile_edge.network.base import load_base
     from mile_edge.training.expert import ExpertTask
 
     bundle = Bundle.open(args.bundle)
-    data, held_out = [FolderDataset(path) for path in args.data], [FolderDataset(path) for path in args.val]
+    data, held_out = ([_labelled(path, bundle, args) for path in paths] for paths in (args.data, args.val))
     task = ExpertTask(
         args.name,
         args.sensors or tuple(sorted({folder.sensor for folder in data})),
@@ -122,6 +127,18 @@ def _train_expert(args: argparse.Namespace) -> int:
     return 0
 
 
+def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDataset | LabelledBag:
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.data.labelled_bag import LabelledBag, is_bag
+
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a folder with images/ or a bag with a label topic")
+    if not is_bag(path):
+        return FolderDataset(path)
+    sensor = args.sensors[0] if args.sensors else "camera"
+    return LabelledBag(path, bundle.manifest.classes, sensor=sensor, domain=args.bag_domain, class_map=args.class_map)
+
+
 def _make_expert(
     args: argparse.Namespace, pool: Any, bundle: Bundle, task: Any, data: list[Any], held_out: list[Any], checkpoint: Path
 ) -> tuple[Expert, FitResult | None]:
@@ -130,9 +147,9 @@ def _make_expert(
     network, own = bundle.manifest.network, bundle.experts()[0]
     size = (network.height, network.width)
     if args.gate_only:
-        frames = [frame for folder in data for frame in folder]
+        frames = [frame for each in data for frame in each]
         return statistics_only(pool, task, frames, size, own), None
-    unlabelled = [str(folder.path) for folder in data if not folder.classes]
+    unlabelled = [str(each.path) for each in data if not each.classes]
     if unlabelled:
         raise DataError(f"{unlabelled[0]} has no labels; label it, or give --gate-only to teach only the gate")
     with _progress(args.name) as report:

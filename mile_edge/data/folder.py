@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -44,11 +44,23 @@ class LabelledFrame:
     label: np.ndarray | None
 
 
+class Dataset(Protocol):
+    """Frames of one sensor in one domain, with one label space: a folder, or the labelled part of a bag."""
+
+    path: Path
+    classes: tuple[ClassLabel, ...]
+    sensor: str
+    domain: str
+
+    def __iter__(self) -> Iterator[LabelledFrame]:
+        """Every frame once, in a fixed order."""
+
+
 class FolderDataset:
     """Frames of one sensor in one domain, read from disk when asked for.
 
     Args:
-        path: the folder with ``images/``.
+        path: the folder with ``images/``, or a folder of unlabelled images.
         profile: how pixels become a frame; the default of the folder's sensor where it is missing.
         classes: label space for a folder whose ``classes.yaml`` is missing.
 
@@ -60,7 +72,7 @@ class FolderDataset:
         self, path: Path | str, *, profile: SensorProfile | None = None, classes: tuple[ClassLabel, ...] | None = None
     ) -> None:
         self.path = Path(path)
-        self._images = _files(self.path / "images")
+        self._images = _files(self.path / "images") or _files(self.path)
         if not self._images:
             raise DataError(f"{self.path} has no images; expected .png or .jpg files in {self.path / 'images'}")
         self._labels = {file.stem: file for file in _files(self.path / "labels")}

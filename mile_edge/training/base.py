@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mile_edge.bundle import ClassLabel
-from mile_edge.data.folder import FolderDataset
+from mile_edge.data.folder import Dataset
 from mile_edge.errors import DataError
 from mile_edge.network.base import load_base
 from mile_edge.training.augment import Augmentation
@@ -34,8 +34,8 @@ class Logits(nn.Module):
 
 def train_base(
     source: str,
-    data: Sequence[FolderDataset],
-    validation: Sequence[FolderDataset],
+    data: Sequence[Dataset],
+    validation: Sequence[Dataset],
     out: Path,
     *,
     size: tuple[int, int],
@@ -93,7 +93,7 @@ def train_base(
     return result
 
 
-def shared_classes(folders: Sequence[FolderDataset]) -> tuple[ClassLabel, ...]:
+def shared_classes(folders: Sequence[Dataset]) -> tuple[ClassLabel, ...]:
     """The classes that all folders agree on.
 
     Raises:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mile_edge.bundle import ClassLabel, Expert
-from mile_edge.data.folder import FolderDataset, LabelledFrame
+from mile_edge.data.folder import Dataset, LabelledFrame
 from mile_edge.network.pool import ExpertPool
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
@@ -43,8 +43,8 @@ class ExpertTask:
 def train_expert(
     pool: ExpertPool,
     task: ExpertTask,
-    data: Sequence[FolderDataset],
-    validation: Sequence[FolderDataset],
+    data: Sequence[Dataset],
+    validation: Sequence[Dataset],
     *,
     size: tuple[int, int],
     schedule: Schedule,
