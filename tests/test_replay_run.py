@@ -70,7 +70,7 @@ def drive(path: Path, domain: str, frames: int = 4, kind: str = "mcap-zstd") -> 
 
 
 def run(bundle: Path, bag: Path, out: Path, **options: Any) -> ReplayResult:
-    result = replay(bundle, bag, ReplayOptions(out=out, **options))
+    result = replay(bundle, bag, ReplayOptions(out=out, threads=1, **options))
     assert json.loads((out / "report.json").read_text()) == result.report
     assert not [left for left in out.iterdir() if left.name.startswith(".")]
     return result
@@ -202,7 +202,7 @@ def test_a_limit_and_a_wish_to_stop_end_early_with_a_valid_report(bundle: Path, 
     result = replay(
         bundle,
         bag,
-        ReplayOptions(out=tmp_path / "b"),
+        ReplayOptions(out=tmp_path / "b", threads=1),
         progress=lambda done, total: seen.append((done, total)),
         stop=lambda: len(seen) >= 2,
     )
@@ -258,7 +258,16 @@ def test_the_command_prints_json_for_machines(
     bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bag = drive(tmp_path / "bag", domain, 2)
-    options = ["--out", str(tmp_path / "out"), "--topic", "/ir/image=off", "--json", "--no-predictions"]
+    options = [
+        "--out",
+        str(tmp_path / "out"),
+        "--topic",
+        "/ir/image=off",
+        "--json",
+        "--no-predictions",
+        "--threads",
+        "1",
+    ]
     assert main(["replay", str(bundle), str(bag), *options]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["left_out"] == {"/ir/image": "switched off"}
@@ -269,13 +278,14 @@ def test_ctrl_c_leaves_a_valid_report_and_says_so(bundle: Path, domain: str, tmp
     out = tmp_path / "out"
     bag = drive(tmp_path / "bag", domain, 400, "mcap")
     command = [sys.executable, "-m", "mile_edge.cli.main", "replay", str(bundle), str(bag), "--out", str(out)]
+    command += ["--threads", "1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not list(out.glob(".replay-*/predictions/*.mcap")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.0)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
     assert "Interrupted" in told
     report = json.loads((out / "report.json").read_text())
