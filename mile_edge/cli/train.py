@@ -75,6 +75,7 @@ def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float) -> Non
     form.add_argument("--patience", type=int, default=0, help="validations without progress before stopping; 0 never")
     form.add_argument("--balance", type=float, default=0.4, help="exponent of inverse class frequency in the loss (default 0.4)")
     form.add_argument("--foreign", type=float, default=0.1, help="share of views without their colours (default 0.1)")
+    form.add_argument("--crop", type=image_size, metavar="HxW", help="train on cut-outs of this size (default: whole frames)")
     form.add_argument("--zoom", type=float, nargs=2, default=(0.6, 2.0), metavar=("MIN", "MAX"), help="range of random zoom")
     form.add_argument("--seed", type=int, default=0, help="of views, order and initial weights (default 0)")
     form.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -179,7 +180,7 @@ def _schedule(args: argparse.Namespace) -> Schedule:
         lr=args.lr,
         patience=args.patience,
         average=0.995,
-        steps_per_epoch=min(100, max(10, args.steps // 10)),
+        steps_per_epoch=max(10, args.steps // 12),
         class_balance=args.balance,
         seed=args.seed,
     )
@@ -188,7 +189,10 @@ def _schedule(args: argparse.Namespace) -> Schedule:
 def _augmentation(args: argparse.Namespace) -> Any:
     from mile_edge.training.augment import Augmentation
 
-    return Augmentation(scale=(args.zoom[0], args.zoom[1]), photometric=0.5, foreign=args.foreign)
+    low, high = args.zoom
+    if not 0 < low <= high:
+        raise DataError(f"--zoom is {low} {high}; give a smallest and a largest zoom above 0, such as 0.6 2")
+    return Augmentation(scale=(low, high), photometric=0.5, foreign=args.foreign, crop=args.crop)
 
 
 @contextmanager

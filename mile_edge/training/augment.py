@@ -16,15 +16,17 @@ class Augmentation:
     """How far a training view may stray from the frame.
 
     Attributes:
-        scale: smallest and largest zoom; below 1 the frame is framed in void.
+        scale: smallest and largest zoom of the frame at the network's size; where it does not fill the view, void does.
         photometric: strength of brightness, contrast, saturation and colour changes, 0 for none.
         foreign: share of views that lose their colours altogether (grey, inverted, channels swapped), so that a base
             meets what other sensors will show it.
+        crop: (height, width) of the views; the network's size where it is missing. Small views of a large frame cost less.
     """
 
     scale: tuple[float, float] = (0.75, 2.0)
     photometric: float = 0.4
     foreign: float = 0.0
+    crop: tuple[int, int] | None = None
 
 
 def random_view(
@@ -35,25 +37,26 @@ def random_view(
     Args:
         frame: (H, W, 3) uint8.
         label: (H, W) uint8.
-        size: (height, width) of the view.
+        size: (height, width) of the network, which the zoom refers to.
+
+    Returns:
+        view (h, w, 3) uint8 and its label (h, w) uint8, of the plan's crop or the network's size.
     """
-    height, width = size
+    height, width = plan.crop or size
     zoom = float(np.exp(rng.uniform(np.log(plan.scale[0]), np.log(plan.scale[1]))))
     image, mask = Image.fromarray(frame), Image.fromarray(label)
-    if zoom >= 1:
-        box_width, box_height = image.width / zoom, image.height / zoom
-        left, top = rng.uniform(0, image.width - box_width), rng.uniform(0, image.height - box_height)
-        box = (left, top, left + box_width, top + box_height)
-        view = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
-        target = np.asarray(mask.resize((width, height), Image.Resampling.NEAREST, box=box))
-    else:
-        inner = (max(1, round(width * zoom)), max(1, round(height * zoom)))
-        left, top = int(rng.integers(0, width - inner[0] + 1)), int(rng.integers(0, height - inner[1] + 1))
-        view = np.zeros((height, width, 3), np.uint8)
-        target = np.full((height, width), VOID, np.uint8)
-        window = np.s_[top : top + inner[1], left : left + inner[0]]
-        view[window] = np.asarray(image.resize(inner, Image.Resampling.BILINEAR))
-        target[window] = np.asarray(mask.resize(inner, Image.Resampling.NEAREST))
+    # The part of the frame that is seen, and the part of the view that it fills, along each side.
+    seen = [min(1.0, side / (zoom * full)) for side, full in zip((height, width), size, strict=True)]
+    inner = [max(1, min(side, round(zoom * full))) for side, full in zip((height, width), size, strict=True)]
+    box_height, box_width = seen[0] * image.height, seen[1] * image.width
+    left, top = rng.uniform(0, image.width - box_width), rng.uniform(0, image.height - box_height)
+    box = (left, top, left + box_width, top + box_height)
+    view = np.zeros((height, width, 3), np.uint8)
+    target = np.full((height, width), VOID, np.uint8)
+    row, column = (int(rng.integers(0, side - filled + 1)) for side, filled in zip((height, width), inner, strict=True))
+    window = np.s_[row : row + inner[0], column : column + inner[1]]
+    view[window] = np.asarray(image.resize((inner[1], inner[0]), Image.Resampling.BILINEAR, box=box))
+    target[window] = np.asarray(mask.resize((inner[1], inner[0]), Image.Resampling.NEAREST, box=box))
     if rng.random() < 0.5:
         view, target = view[:, ::-1], target[:, ::-1]
     return np.ascontiguousarray(view), np.ascontiguousarray(target)
