@@ -109,14 +109,21 @@ def assert_swept(folder: Path) -> None:
     assert set(tree(folder)) == expected
 
 
+def _changes_the_disk(frame: FrameType | None) -> bool:
+    if frame is None or frame.f_code.co_name in READERS:
+        return False
+    path = Path(frame.f_code.co_filename)
+    return path.parent.name == "bundle" and path.name in TRACED
+
+
 def at_event(kind: str, number: int, act: Callable[[], None]) -> Callable[[FrameType, str, Any], Any]:
     """A trace or profile function that calls `act` at the n-th event of a kind in the store's code."""
     left = number
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
-        path = Path(frame.f_code.co_filename)
-        if path.parent.name != "bundle" or path.name not in TRACED or frame.f_code.co_name in READERS:
+        # A C call made for us by pathlib returns into pathlib's frame, one above ours.
+        if not _changes_the_disk(frame) and (kind == "line" or not _changes_the_disk(frame.f_back)):
             return None
         if event == kind:
             left -= 1

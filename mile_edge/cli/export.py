@@ -12,7 +12,7 @@ from mile_edge.errors import DataError
 _EXAMPLES = """examples:
   mile-edge export out/camvid-base --recipe export/segformer-b0-240x320.yaml --data ../shared/data/camvid/day/train \\
       --name camvid --out bundles/camvid
-  mile-edge export random:segformer-b0 --recipe export/bench-480x640.yaml --data FOLDER --out out/bench"""
+  mile-edge export random:segformer-b0 --recipe export/segformer-b0-480x640.yaml --data FOLDER --out out/bench"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
