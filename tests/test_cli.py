@@ -1,0 +1,85 @@
+"""The command as people and machines use it: examples, exit status, JSON, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mile_edge.cli.main import _COMMANDS, main
+
+REFERENCE = Path(__file__).parents[1] / "bundles" / "reference"
+
+
+@pytest.mark.parametrize("command", sorted(_COMMANDS))
+def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"mile-edge {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["replay", "/nowhere", "/nowhere"],
+        ["inspect", "/nowhere"],
+        ["experts", "list", "/nowhere"],
+        ["evaluate", "/nowhere", "/nowhere"],
+        ["bench", "/nowhere"],
+        ["demo", "--bundle", "/nowhere"],
+        ["calibrate", "gate", "/nowhere", "--data", "/nowhere"],
+        ["bench", str(REFERENCE), "--rounds", "0"],
+        ["world", "/tmp/never", "--domain", "hail"],
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("mile-edge: ")
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+
+
+def test_bench_reports_the_contracts_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", str(REFERENCE), "--rounds", "2", "--experts", "3", "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    keys = "base_ms gated_ms gated_over_base two_pass_over_base switch_ms add_expert_ms expert_bytes base_bytes experts_per_base"
+    assert set(keys.split()) <= set(account)
+    assert account["experts"] == 4
+    assert account["expert_bytes"] * account["experts_per_base"] == pytest.approx(account["base_bytes"], rel=0.01)
+
+
+def test_demo_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["demo", "--out", str(tmp_path), "--domains", "clear,night,fog", "--seconds", "1", "--rate", "2", "--json"]
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["frames"] == 18
+    assert len(report["topics"]) >= 3
+    for file in ("report.json", "report.html", "predictions.mcap"):
+        assert (tmp_path / file).stat().st_size > 0
+
+
+def test_evaluate_and_calibrate_run_on_a_rendered_folder(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", str(tmp_path / "fog"), "--domain", "fog", "--frames", "4", "--seed", "77", "--json"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    assert account["gate"]["accuracy"] == 1.0
+    assert account["miou"] > 0.3
+    assert main(["calibrate", "gate", str(tiny_bundle), "--data", str(tmp_path / "fog"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    manifest = json.loads((tiny_bundle / "manifest.json").read_text())
+    assert manifest["gate"]["thresholds"]["fog"] == found["thresholds"]["fog"]
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m mile_edge inspect {REFERENCE} --json | head -c 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
