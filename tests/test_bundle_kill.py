@@ -6,6 +6,7 @@ The children are forks that really die by SIGKILL; they import nothing, so that 
 from __future__ import annotations
 
 import fcntl
+import functools
 import io
 import os
 import random
@@ -109,11 +110,14 @@ def assert_swept(folder: Path) -> None:
     assert set(tree(folder)) == expected
 
 
+@functools.cache
+def _is_traced(file: str, function: str) -> bool:
+    path = Path(file)
+    return path.parent.name == "bundle" and path.name in TRACED and function not in READERS
+
+
 def _changes_the_disk(frame: FrameType | None) -> bool:
-    if frame is None or frame.f_code.co_name in READERS:
-        return False
-    path = Path(frame.f_code.co_filename)
-    return path.parent.name == "bundle" and path.name in TRACED
+    return frame is not None and _is_traced(frame.f_code.co_filename, frame.f_code.co_name)
 
 
 def at_event(kind: str, number: int, act: Callable[[], None]) -> Callable[[FrameType, str, Any], Any]:
@@ -122,6 +126,8 @@ def at_event(kind: str, number: int, act: Callable[[], None]) -> Callable[[Frame
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal left
+        if kind != "line" and event != kind:
+            return None
         # A C call made for us by pathlib returns into pathlib's frame, one above ours.
         if not _changes_the_disk(frame) and (kind == "line" or not _changes_the_disk(frame.f_back)):
             return None
