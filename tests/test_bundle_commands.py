@@ -173,7 +173,7 @@ def test_names_that_are_not_text_are_no_obstacle(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONPATH": str(Path(__file__).parents[1])}
     for arguments, status in ((["experts", "list"], 0), (["inspect"], 0), (["experts", "verify"], 0)):
         command = [sys.executable, "-m", "mile_edge.cli.main", *arguments, str(bundle.path)]
-        done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, env=environment, timeout=240, check=False)
         assert (done.returncode, done.stderr) == (status, b"")
 
 

@@ -17,22 +17,23 @@ from mile_edge.errors import BundleError
 
 LOCK_FILE = ".lock"
 POLL_S = 0.02
+WAIT_S = 10.0
 
 
 @contextlib.contextmanager
-def locked(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
+def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
     """Hold the bundle's lock; the kernel drops it when the process dies, however it dies.
 
     Args:
         folder: the bundle.
-        wait_s: how long to wait for another writer, in seconds.
+        wait_s: how long to wait for another writer, in seconds; WAIT_S by default.
 
     Raises:
         BundleError: another process holds it for longer (its pid is named), or the folder cannot be written.
     """
     path = folder / LOCK_FILE
     try:
-        stream = _acquire(path, folder, time.monotonic() + wait_s)
+        stream = _acquire(path, folder, time.monotonic() + (WAIT_S if wait_s is None else wait_s))
     except OSError as failure:
         raise BundleError(
             f"bundle {named(folder)} cannot be changed: {reason(failure)}; check its permissions and the disk"
