@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from mile_edge.bundle import ClassLabel
 from mile_edge.data.folder import FolderDataset
 from mile_edge.data.labelled_bag import LabelledBag, is_bag
 from mile_edge.data.world import World, write_bag
 from mile_edge.data.world.classes import WORLD_CLASSES
 from mile_edge.errors import BagError, DataError
-from PIL import Image
 
 CLASSES = "classes:\n  - {id: 0, name: sky, color: [1, 2, 3]}\n  - {id: 1, name: road, color: [4, 5, 6]}\n"
 

@@ -7,14 +7,15 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
-from mile_edge.errors import RecipeError  # noqa: E402
-from mile_edge.network.base import base_sha256, load_base  # noqa: E402
-from mile_edge.network.gates import PooledFeature, PrototypeGate  # noqa: E402
-from mile_edge.network.low_rank import LowRankLinear  # noqa: E402
-from mile_edge.network.one_pass import OnePass  # noqa: E402
-from mile_edge.network.pool import ExpertPool, adaptable_layers  # noqa: E402
-from transformers import SegformerForSemanticSegmentation  # noqa: E402
-from workshop import CLASSES, SIZE  # noqa: E402
+from transformers import SegformerForSemanticSegmentation
+
+from mile_edge.errors import RecipeError
+from mile_edge.network.base import base_sha256, load_base
+from mile_edge.network.gates import PooledFeature, PrototypeGate
+from mile_edge.network.low_rank import LowRankLinear
+from mile_edge.network.one_pass import OnePass
+from mile_edge.network.pool import ExpertPool, adaptable_layers
+from workshop import CLASSES, SIZE
 
 PIXELS = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
 

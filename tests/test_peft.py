@@ -11,14 +11,14 @@ import pytest
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 peft = pytest.importorskip("peft", reason="PEFT is in the train extra")
 
-from mile_edge.bundle import Bundle, Expert  # noqa: E402
-from mile_edge.errors import ExpertError  # noqa: E402
-from mile_edge.export.bundle import base_of, pool_of  # noqa: E402
-from mile_edge.network.base import describe  # noqa: E402
-from mile_edge.training.expert import ExpertTask  # noqa: E402
-from mile_edge.training.peft_folder import read_peft, write_peft  # noqa: E402
-from mile_edge.training.statistics import GateStatistics  # noqa: E402
-from workshop import SIZE, random_expert  # noqa: E402
+from mile_edge.bundle import Bundle, Expert
+from mile_edge.errors import ExpertError
+from mile_edge.export.bundle import base_of, pool_of
+from mile_edge.network.base import describe
+from mile_edge.training.expert import ExpertTask
+from mile_edge.training.peft_folder import read_peft, write_peft
+from mile_edge.training.statistics import GateStatistics
+from workshop import SIZE, random_expert
 
 PIXELS = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mile_edge.bundle import Bundle, Expert, write_expert
 from mile_edge.errors import BackendError, BundleError, ExpertError, SensorError
 from mile_edge.runtime import Segmenter
@@ -210,7 +211,7 @@ def test_a_full_bank_says_so(tiny_bundle: Path, tmp_path: Path) -> None:
             write_expert(tmp_path / "new.safetensors", another(tiny_bundle, f"new-{number}", number))
             segmenter.add_expert(tmp_path / "new.safetensors")
         write_expert(tmp_path / "new.safetensors", another(tiny_bundle, "one-too-many"))
-        with pytest.raises((BundleError, ExpertError), match="capacity|full"):
+        with pytest.raises((BundleError, ExpertError), match=r"capacity|full"):
             segmenter.add_expert(tmp_path / "new.safetensors")
 
 

@@ -15,16 +15,16 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
-from mile_edge.bundle import Bundle, read_expert  # noqa: E402
-from mile_edge.data.folder import FolderDataset, LabelledFrame  # noqa: E402
-from mile_edge.errors import DataError  # noqa: E402
-from mile_edge.export.bundle import base_of, pool_of  # noqa: E402
-from mile_edge.network.pool import ExpertPool  # noqa: E402
-from mile_edge.training.augment import Augmentation, random_view, vary_colours  # noqa: E402
-from mile_edge.training.expert import ExpertTask, train_expert  # noqa: E402
-from mile_edge.training.fit import Schedule, fit  # noqa: E402
-from mile_edge.training.statistics import gate_features, summarise  # noqa: E402
-from workshop import SIZE, noisy_frames  # noqa: E402
+from mile_edge.bundle import Bundle, read_expert
+from mile_edge.data.folder import FolderDataset, LabelledFrame
+from mile_edge.errors import DataError
+from mile_edge.export.bundle import base_of, pool_of
+from mile_edge.network.pool import ExpertPool
+from mile_edge.training.augment import Augmentation, random_view, vary_colours
+from mile_edge.training.expert import ExpertTask, train_expert
+from mile_edge.training.fit import Schedule, fit
+from mile_edge.training.statistics import gate_features, summarise
+from workshop import SIZE, noisy_frames
 
 PLAN = Augmentation(photometric=0.3, foreign=0.1)
 
@@ -53,7 +53,9 @@ def weights(network: ExpertPool) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in network.named_parameters() if p.requires_grad}
 
 
-def run(network: ExpertPool, schedule: Schedule, checkpoint: Path | None, frames: list[LabelledFrame], stop: int = 0) -> None:
+def run(
+    network: ExpertPool, schedule: Schedule, checkpoint: Path | None, frames: list[LabelledFrame], stop: int = 0
+) -> None:
     def report(progress: object) -> None:
         if stop and progress.step == stop:  # type: ignore[attr-defined]
             raise KeyboardInterrupt

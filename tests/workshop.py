@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.export.bundle import base_expert, export_bundle

@@ -24,7 +24,7 @@ class GateCalibration:
         accuracy: share of known frames whose nearest expert is the right one, before hysteresis.
         false_alarms: share of known frames beyond their expert's threshold.
         auroc: known against unknown frames by distance over threshold; ``None`` without unknown frames.
-        detected: share of unknown frames beyond the threshold of the expert they went to; ``None`` without unknown frames.
+        detected: share of unknown frames beyond the threshold of the expert they went to; ``None`` without any.
         frames: frames looked at, known and unknown.
     """
 

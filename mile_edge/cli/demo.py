@@ -7,9 +7,14 @@ import json
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mile_edge.errors import BundleError
+
+if TYPE_CHECKING:
+    from mile_edge.data.world import World
 
 _EXAMPLES = """examples:
   mile-edge demo
@@ -26,9 +31,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--bundle", type=Path, default=_REFERENCE, help="bundle (default: the shipped bundles/reference)")
-    parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for bag and report (default out/demo)")
-    parser.add_argument("--domains", default="clear,night,fog,rain", help="weathers in turn (default clear,night,fog,rain)")
+    parser.add_argument(
+        "--bundle", type=Path, default=_REFERENCE, help="bundle (default: the shipped bundles/reference)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("out/demo"), help="folder for bag and report (default out/demo)"
+    )
+    parser.add_argument(
+        "--domains", default="clear,night,fog,rain", help="weathers in turn (default clear,night,fog,rain)"
+    )
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each (default 6)")
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second and sensor (default 2)")
     parser.add_argument("--seed", type=int, default=20260, help="which street (default 20260)")
@@ -41,17 +52,21 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from mile_edge.data.world import World, write_bag
+    from mile_edge.data.world import World
     from mile_edge.replay import ReplayOptions, replay
 
     if not args.bundle.is_dir():
-        raise BundleError(f"bundle {args.bundle} does not exist; run from a clone of the repository or name one with --bundle")
+        raise BundleError(
+            f"bundle {args.bundle} does not exist; run from a clone of the repository or name one with --bundle"
+        )
     segments = [(domain.strip(), args.seconds) for domain in args.domains.split(",")]
     args.out.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("rendering", total=None)
-        bag = _fresh_bag(args, World(args.seed), segments, lambda done, total: bar.update(line, completed=done, total=total))
+        bag = _fresh_bag(
+            args, World(args.seed), segments, lambda done, total: bar.update(line, completed=done, total=total)
+        )
         second = bar.add_task("replaying", total=None)
         result = replay(
             args.bundle,
@@ -66,7 +81,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _fresh_bag(args: argparse.Namespace, world: object, segments: list[tuple[str, float]], progress: object) -> Path:
+def _fresh_bag(
+    args: argparse.Namespace, world: World, segments: list[tuple[str, float]], progress: Callable[[int, int], None]
+) -> Path:
     """The bag is written aside and moved into place, so that a second demo may replace the first."""
     from mile_edge.data.world import write_bag
 
@@ -79,10 +96,17 @@ def _fresh_bag(args: argparse.Namespace, world: object, segments: list[tuple[str
     return target
 
 
-def _tell(report: dict[str, object], files: tuple[Path, ...]) -> None:
+def _tell(report: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def figure(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:.3f}"
+
     gate, latency = report["gate"], report["latency_ms"]
-    print(f"{report['frames']} frames of {len(report['topics'])} topics at {report['frames_per_second']:.1f} per second")
-    print(f"mIoU {report['miou']:.3f}, gate accuracy {gate['accuracy']:.3f}, latency p50 {latency['p50']:.1f} ms")
+    print(
+        f"{report['frames']} frames of {len(report['topics'])} topics at {report['frames_per_second']:.1f} per second"
+    )
+    print(
+        f"mIoU {figure(report['miou'])}, gate accuracy {figure(gate['accuracy'])}, latency p50 {latency['p50']:.1f} ms"
+    )
     for file in files:
         print(f"  {file}")
     print(f"Open {files[1]} in a browser.")

@@ -25,13 +25,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("base", help="folder of the base, a hub name, or random:segformer-b0..b5")
-    parser.add_argument("--recipe", type=Path, required=True, help="YAML file: precision, size, rank, layers, tap, gate, capacity")
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="folders the base was trained on, for the gate")
+    parser.add_argument(
+        "--recipe", type=Path, required=True, help="YAML file: precision, size, rank, layers, tap, gate, capacity"
+    )
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="folders the base was trained on, for the gate"
+    )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to create")
     parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
     parser.add_argument("--own", default="base", help="name of the base as an expert, row 0 (default base)")
     parser.add_argument("--domains", type=names, help="domains the base itself is right for (default: the data's)")
-    parser.add_argument("--check", nargs="*", type=Path, default=[], help="folders whose frames compare ONNX with torch")
+    parser.add_argument(
+        "--check", nargs="*", type=Path, default=[], help="folders whose frames compare ONNX with torch"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=run)
 

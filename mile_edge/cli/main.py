@@ -1,4 +1,4 @@
-"""Entry point: one module per command, imported only when it is called, so that robot-side commands never need torch."""
+"""Entry point: one module per command, imported when it is called, so that robot-side commands never need torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _WORKSHOP:
             raise
-        print(f"mile-edge: this command needs {error.name}; install it with: pip install 'mile-edge[train]'", file=sys.stderr)
+        print(
+            f"mile-edge: this command needs {error.name}; install it with: pip install 'mile-edge[train]'",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("mile-edge: interrupted; nothing half-written was left behind", file=sys.stderr)

@@ -43,12 +43,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "base", help="every weight of a network, once", epilog=_EXAMPLES, formatter_class=parser.formatter_class
     )
     base.add_argument("data", nargs="+", type=Path, help="folders to train on")
-    base.add_argument("--base", default="random:segformer-b0", help="folder, hub name or random:segformer-b0..b5 to start from")
+    base.add_argument(
+        "--base", default="random:segformer-b0", help="folder, hub name or random:segformer-b0..b5 to start from"
+    )
     base.add_argument("--out", type=Path, required=True, help="folder for the trained base")
-    base.add_argument("--size", type=image_size, default=(240, 320), metavar="HxW", help="network size (default 240x320)")
+    base.add_argument(
+        "--size", type=image_size, default=(240, 320), metavar="HxW", help="network size (default 240x320)"
+    )
     base.set_defaults(run=_train_base)
     expert = forms.add_parser(
-        "expert", help="a low-rank expert beside a bundle's frozen base", epilog=_EXAMPLES, formatter_class=parser.formatter_class
+        "expert",
+        help="a low-rank expert beside a bundle's frozen base",
+        epilog=_EXAMPLES,
+        formatter_class=parser.formatter_class,
     )
     expert.add_argument("bundle", type=Path, help="the bundle it is for")
     expert.add_argument("data", nargs="+", type=Path, help="labelled folders, or bags with a label topic")
@@ -60,8 +67,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     expert.add_argument("--domains", type=names, help="domains it is right for, * for all (default: the data's)")
     expert.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     expert.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
-    expert.add_argument("--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)")
-    expert.add_argument("--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)")
+    expert.add_argument(
+        "--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)"
+    )
+    expert.add_argument(
+        "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
+    )
     expert.set_defaults(run=_train_expert)
     for form, steps, rate in ((base, 2200, 1.2e-3), (expert, 400, 3e-3)):
         _add_schedule(form, steps, rate)
@@ -73,10 +84,16 @@ def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float) -> Non
     form.add_argument("--batch", type=int, default=8, help="frames per step (default 8)")
     form.add_argument("--lr", type=float, default=rate, help=f"peak learning rate (default {rate})")
     form.add_argument("--patience", type=int, default=0, help="validations without progress before stopping; 0 never")
-    form.add_argument("--balance", type=float, default=0.4, help="exponent of inverse class frequency in the loss (default 0.4)")
+    form.add_argument(
+        "--balance", type=float, default=0.4, help="exponent of inverse class frequency in the loss (default 0.4)"
+    )
     form.add_argument("--foreign", type=float, default=0.1, help="share of views without their colours (default 0.1)")
-    form.add_argument("--crop", type=image_size, metavar="HxW", help="train on cut-outs of this size (default: whole frames)")
-    form.add_argument("--zoom", type=float, nargs=2, default=(0.6, 2.0), metavar=("MIN", "MAX"), help="range of random zoom")
+    form.add_argument(
+        "--crop", type=image_size, metavar="HxW", help="train on cut-outs of this size (default: whole frames)"
+    )
+    form.add_argument(
+        "--zoom", type=float, nargs=2, default=(0.6, 2.0), metavar=("MIN", "MAX"), help="range of random zoom"
+    )
     form.add_argument("--seed", type=int, default=0, help="of views, order and initial weights (default 0)")
     form.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -123,7 +140,12 @@ def _train_expert(args: argparse.Namespace) -> int:
     out.with_suffix(".checkpoint").unlink(missing_ok=True)
     if args.add:
         bundle.add(out)
-    where = {"expert": args.name, "file": str(out), "added_to": str(args.bundle) if args.add else None, "bytes": expert.sizes()}
+    where = {
+        "expert": args.name,
+        "file": str(out),
+        "added_to": str(args.bundle) if args.add else None,
+        "bytes": expert.sizes(),
+    }
     _tell(args, where, result)
     return 0
 
@@ -141,7 +163,13 @@ def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDat
 
 
 def _make_expert(
-    args: argparse.Namespace, pool: Any, bundle: Bundle, task: Any, data: list[Any], held_out: list[Any], checkpoint: Path
+    args: argparse.Namespace,
+    pool: Any,
+    bundle: Bundle,
+    task: Any,
+    data: list[Any],
+    held_out: list[Any],
+    checkpoint: Path,
 ) -> tuple[Expert, FitResult | None]:
     from mile_edge.training.expert import statistics_only, train_expert
 
@@ -215,14 +243,16 @@ def _progress(name: str) -> Iterator[Any]:
             minutes, seconds = divmod(int(progress.seconds_left), 60)
             miou = "-" if progress.miou is None or progress.miou != progress.miou else f"{progress.miou:.3f}"
             bar.update(
-                line, total=progress.steps, completed=progress.step, loss=progress.loss, miou=miou, left=f"{minutes}:{seconds:02d}"
+                line,
+                total=progress.steps,
+                completed=progress.step,
+                loss=progress.loss,
+                miou=miou,
+                left=f"{minutes}:{seconds:02d}",
             )
             if not console.is_terminal and progress.step % 50 == 0:
-                print(
-                    f"{name}: step {progress.step}/{progress.steps} loss {progress.loss:.3f} mIoU {miou}, {minutes}:{seconds:02d} left",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                line_of_log = f"{name}: step {progress.step}/{progress.steps} loss {progress.loss:.3f} mIoU {miou}"
+                print(f"{line_of_log}, {minutes}:{seconds:02d} left", file=sys.stderr, flush=True)
 
         yield report
 

@@ -1,0 +1,1 @@
+"""From sensors, bags, folders and a procedural street to frames with labels."""

@@ -99,7 +99,9 @@ class FolderDataset:
         if label is not None and (label.ndim != 2 or label.dtype != np.uint8):
             raise DataError(f"{label_file} is no 8-bit single-channel image; a label holds one class id per pixel")
         if label is not None and label.shape != frame.shape[:2]:
-            raise DataError(f"{label_file} is {label.shape[1]}x{label.shape[0]}, its image {frame.shape[1]}x{frame.shape[0]}")
+            raise DataError(
+                f"{label_file} is {label.shape[1]}x{label.shape[0]}, its image {frame.shape[1]}x{frame.shape[0]}"
+            )
         return LabelledFrame(file.stem, frame, label)
 
     def __iter__(self) -> Iterator[LabelledFrame]:
@@ -129,12 +131,17 @@ def _settings(path: Path) -> dict[str, Any]:
 def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
     entries = settings.get("classes", [])
     try:
-        by_id = {int(entry["id"]): ClassLabel(str(entry["name"]), tuple(map(int, entry["color"]))) for entry in entries}
+        by_id = {int(entry["id"]): _class(entry) for entry in entries}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"classes.yaml of {path}: every class needs id, name and color ({error!r})") from error
     if sorted(by_id) != list(range(len(by_id))) or len(by_id) != len(entries):
         raise DataError(f"classes.yaml of {path}: ids are {sorted(by_id)}, expected 0, 1, 2 and so on, each once")
     return tuple(by_id[index] for index in range(len(by_id)))
+
+
+def _class(entry: dict[str, Any]) -> ClassLabel:
+    red, green, blue = map(int, entry["color"])
+    return ClassLabel(str(entry["name"]), (red, green, blue))
 
 
 def _read(file: Path) -> np.ndarray:

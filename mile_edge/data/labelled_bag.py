@@ -49,7 +49,9 @@ class LabelledBag:
         with Bag.open(self.path) as bag:
             labelled = bool(plan_topics(bag.topics).labels)
         if not labelled:
-            raise DataError(f"bag {self.path} has no label topic; record mono8 class ids on a topic that ends in /label")
+            raise DataError(
+                f"bag {self.path} has no label topic; record mono8 class ids on a topic that ends in /label"
+            )
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         with Bag.open(self.path) as bag:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mile_edge.bundle import Bundle
 from mile_edge.export.bundle import pool_of
+from mile_edge.network.base import Base
 from mile_edge.network.one_pass import OnePass
 from mile_edge.runtime.bank import Bank
 from mile_edge.runtime.onnx_backend import OnnxBackend
@@ -18,7 +18,7 @@ from mile_edge.runtime.resize import resize_frames
 
 
 @torch.inference_mode()
-def compare(bundle: Bundle, frames: Sequence[np.ndarray], base: nn.Module) -> dict[str, Any]:
+def compare(bundle: Bundle, frames: Sequence[np.ndarray], base: Base) -> dict[str, Any]:
     """Run the bundle's graph in ONNX Runtime and the same network in fp32 torch over the same frames.
 
     Args:
@@ -26,8 +26,8 @@ def compare(bundle: Bundle, frames: Sequence[np.ndarray], base: nn.Module) -> di
         base: the bundle's base; taken apart by this call.
 
     Returns:
-        ``frames``, ``experts_equal`` (share of frames), ``pixels_equal`` (share), ``pixels_equal_by_class`` (share of the
-        pixels that torch gives the class), ``distance_error`` (largest relative difference of a distance).
+        ``frames``, ``experts_equal`` (share of frames), ``pixels_equal`` (share), ``pixels_equal_by_class`` (share of
+        the pixels that torch gives the class), ``distance_error`` (largest relative difference of a distance).
     """
     manifest = bundle.manifest
     size = (manifest.network.height, manifest.network.width)

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,17 +19,15 @@ from mile_edge.errors import RecipeError
 from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
 from mile_edge.export.recipe import ExportRecipe
 from mile_edge.export.weights import record_weights, recover_weights, share_weights
-from mile_edge.network.base import base_from_weights, base_sha256, config_of, describe
+from mile_edge.network.base import Base, base_from_weights, base_sha256, config_of, describe
 from mile_edge.network.one_pass import OnePass
-from mile_edge.network.pool import ExpertPool, replace_module
+from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
 from mile_edge.training.statistics import gate_features, summarise
 
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
 
 
-def export_bundle(
-    base: nn.Module, own: Expert, recipe: ExportRecipe, out: Path, *, name: str | None = None
-) -> Bundle:
+def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, name: str | None = None) -> Bundle:
     """Write a bundle whose only expert is the base itself.
 
     Args:
@@ -82,7 +81,7 @@ def export_bundle(
     return Bundle.create(out, manifest, data, alone_graph.SerializeToString(), own)
 
 
-def base_of(bundle: Bundle) -> nn.Module:
+def base_of(bundle: Bundle) -> Base:
     """The frozen base of a bundle as a torch network again, with the classifier of row 0.
 
     Raises:
@@ -99,7 +98,7 @@ def base_of(bundle: Bundle) -> nn.Module:
     return base_from_weights(config, weights)
 
 
-def pool_of(bundle: Bundle, base: nn.Module) -> ExpertPool:
+def pool_of(bundle: Bundle, base: Base) -> ExpertPool:
     """A pool over the very layers that a bundle adapts.
 
     Raises:
@@ -109,12 +108,14 @@ def pool_of(bundle: Bundle, base: nn.Module) -> ExpertPool:
     pattern = "|".join(re.escape(layer.name) for layer in bundle.manifest.low_rank.layers)
     pool = ExpertPool(base, bundle.manifest.low_rank.rank, pattern)
     if pool.base_sha256 != info.sha256:
-        raise RecipeError(f"the base has hash {pool.base_sha256[:12]}, the bundle wants {info.sha256[:12]}; give its own base")
+        raise RecipeError(
+            f"the base has hash {pool.base_sha256[:12]}, the bundle wants {info.sha256[:12]}; give its own base"
+        )
     return pool
 
 
 def base_expert(
-    base: nn.Module,
+    base: Base,
     recipe: ExportRecipe,
     classes: tuple[ClassLabel, ...],
     frames: Sequence[LabelledFrame],
@@ -123,7 +124,7 @@ def base_expert(
     domains: tuple[str, ...],
 ) -> Expert:
     """Row 0: the base's own classifier and the statistics of the frames it was trained on, without an adapter."""
-    classifier = base.get_submodule(describe(base).classifier)
+    weight, bias = classifier_parameters(cast("nn.Conv2d", base.get_submodule(describe(base).classifier)))
     features = gate_features(base, frames, recipe.size, recipe.tap)
     statistics = summarise(features, recipe.prototypes)
     return Expert(
@@ -132,8 +133,8 @@ def base_expert(
         rank=recipe.rank,
         adapter="none",
         low_rank={},
-        classifier_weight=classifier.weight.detach().flatten(1).numpy().copy(),
-        classifier_bias=classifier.bias.detach().numpy().copy(),
+        classifier_weight=weight.detach().flatten(1).numpy().copy(),
+        classifier_bias=bias.detach().numpy().copy(),
         classes=classes,
         mean=statistics.mean,
         scatter=statistics.scatter,

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 import torch
@@ -80,7 +80,7 @@ def _export(
     arguments: tuple[torch.Tensor, ...],
     inputs: tuple[str, ...],
     outputs: tuple[str, ...],
-    shapes: dict[str, object],
+    shapes: Mapping[str, object],
 ) -> onnx.ModelProto:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -90,16 +90,17 @@ def _export(
             input_names=list(inputs),
             output_names=list(outputs),
             opset_version=OPSET,
-            dynamic_shapes=shapes,
+            dynamic_shapes=dict(shapes),
             verbose=False,
         )
+    assert program is not None
     model = program.model_proto
     _forget_origins(model)
     return model
 
 
 def _forget_origins(model: onnx.ModelProto) -> None:
-    """Drop the stack traces that the exporter notes at every node: a tenth of the file, and the exporting user's paths."""
+    """Drop the stack traces that the exporter notes at every node: a tenth of the file, and the user's paths."""
     model.graph.ClearField("metadata_props")
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
         part.ClearField("metadata_props")

@@ -88,7 +88,7 @@ def _size(value: Any, file: Path) -> tuple[int, int]:
 def _check(recipe: ExportRecipe, file: Path) -> None:
     rules: list[tuple[str, bool, str]] = [
         ("precision", recipe.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
-        ("size", all(32 <= side <= 4096 and side % 32 == 0 for side in recipe.size), "multiples of 32 up to 4096"),
+        ("size", all(32 <= side <= 4096 and side % 8 == 0 for side in recipe.size), "multiples of 8 from 32 to 4096"),
         ("rank", _whole(recipe.rank, 1, 64), "1 to 64"),
         ("tap", recipe.tap in {"early", "full"}, "early or full"),
         ("gate", recipe.gate in KINDS, f"one of {', '.join(KINDS)}"),

@@ -1,4 +1,4 @@
-"""The base's weights inside an exported graph: found again for training, and shared with the graph of the base alone."""
+"""The base's weights inside an exported graph: found again for training, shared with the graph of the base alone."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def recover_weights(data: bytes) -> dict[str, torch.Tensor]:
     model = onnx.load_from_string(data)
     notes = {entry.key: entry.value for entry in model.metadata_props}
     if _KEY not in notes:
-        raise BundleError("this bundle's graph does not hold the base's exact weights; name the base with --base FOLDER")
+        raise BundleError(
+            "this bundle's graph does not hold the base's exact weights; name the base with --base FOLDER"
+        )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     recovered = {}
     for name, (initializer, transposed) in json.loads(notes[_KEY]).items():

@@ -9,11 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, SegformerConfig
+from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerConfig
+from transformers.utils import logging
 
 from mile_edge.errors import RecipeError
 from mile_edge.network.segformer import reduce_before_upsampling
+
+Base = PreTrainedModel
+
+# A resized classifier is expected here, and the progress of this project is shown by its own bars.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
 
 # SegFormer B0 to B5 (Xie et al., NeurIPS 2021, arXiv 2105.15203, table 6): depths, widths, decoder width.
 _SEGFORMER_SIZES: dict[str, tuple[list[int], list[int], int]] = {
@@ -53,7 +59,7 @@ _DESCRIPTIONS: dict[str, BaseDescription] = {
 }
 
 
-def describe(model: nn.Module | str) -> BaseDescription:
+def describe(model: Base | str) -> BaseDescription:
     """Where classifier, taps and adapted layers are, of a network or of a Hugging Face model type.
 
     Raises:
@@ -66,7 +72,7 @@ def describe(model: nn.Module | str) -> BaseDescription:
     return _DESCRIPTIONS[kind]
 
 
-def load_base(source: str, num_classes: int | None = None) -> nn.Module:
+def load_base(source: str, num_classes: int | None = None) -> Base:
     """A base network in evaluation mode.
 
     Args:
@@ -97,7 +103,7 @@ def load_base(source: str, num_classes: int | None = None) -> nn.Module:
     return _prepare(model)
 
 
-def base_from_weights(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> nn.Module:
+def base_from_weights(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Base:
     """A base network from its Hugging Face configuration and a state dict, nothing missing and nothing unexpected."""
     settings = dict(config)
     model = AutoModelForSemanticSegmentation.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
@@ -108,8 +114,8 @@ def base_from_weights(config: dict[str, Any], weights: dict[str, torch.Tensor]) 
     return _prepare(model)
 
 
-def base_sha256(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all frozen weights; the classifier is not among them, experts bring theirs."""
+def base_sha256(model: Base) -> str:
+    """SHA-256 over names, shapes and bytes of all frozen weights; the classifier is not one, experts bring theirs."""
     classifier = describe(model).classifier
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
@@ -120,7 +126,7 @@ def base_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def config_of(model: nn.Module) -> dict[str, Any]:
+def config_of(model: Base) -> dict[str, Any]:
     """The Hugging Face configuration as plain JSON, without what only concerns the file it came from."""
     config = json.loads(model.config.to_json_string(use_diff=True))
     for key in ("transformers_version", "architectures", "dtype", "torch_dtype", "_name_or_path"):
@@ -133,10 +139,12 @@ def _random_config(name: str, num_classes: int) -> Any:
     if family != "segformer" or size not in _SEGFORMER_SIZES:
         raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to segformer-b5")
     depths, widths, decoder = _SEGFORMER_SIZES[size]
-    return SegformerConfig(num_labels=num_classes, depths=depths, hidden_sizes=widths, decoder_hidden_size=decoder)
+    config = SegformerConfig(depths=depths, hidden_sizes=widths, decoder_hidden_size=decoder)
+    config.num_labels = num_classes
+    return config
 
 
-def _prepare(model: nn.Module) -> nn.Module:
+def _prepare(model: Base) -> Base:
     if model.config.model_type == "segformer":
         reduce_before_upsampling(model)
     return model.eval().requires_grad_(False)

@@ -6,6 +6,7 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685. Here alpha/r is folded into B when
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def low_rank(
     inputs, outputs = x.shape[-1], product.shape[-1]
     middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
     if torch.onnx.is_in_onnx_export():
-        attributes = {
+        attributes: dict[str, Any] = {
             "a_start": [offset],
             "a_end": [middle],
             "a_shape": [-1, rank, inputs],
@@ -66,12 +67,13 @@ def low_rank(
 class LowRankLinear(nn.Module):
     """A frozen linear layer (or a convolution with kernel 1) with a low-rank path beside it.
 
-    In training the path is this module's own A (rank, in) and B (out, rank): A starts as Kaiming noise and B as
-    zero, so an untrained expert is exactly the base. After :meth:`route`, the path of each sample is read from the bank instead.
+    In training the path is this module's own A (rank, in) and B (out, rank): A starts as Kaiming noise and B as zero,
+    so an untrained expert is exactly the base. After :meth:`route`, the path of each sample is read from the bank.
     """
 
-    def __init__(self, frozen: nn.Linear | nn.Conv2d, rank: int) -> None:
+    def __init__(self, frozen: nn.Module, rank: int) -> None:
         super().__init__()
+        assert isinstance(frozen, (nn.Linear, nn.Conv2d))
         self.frozen = frozen.requires_grad_(False)
         self.rank = rank
         self.out_features, self.in_features = frozen.weight.shape[:2]
@@ -103,7 +105,9 @@ class LowRankLinear(nn.Module):
             RecipeError: the layer runs before the gate has chosen an expert.
         """
         if self._held:
-            raise RecipeError("an adapted layer lies before the tap, where no expert is chosen yet; change `layers` or `tap`")
+            raise RecipeError(
+                "an adapted layer lies before the tap, where no expert is chosen yet; change `layers` or `tap`"
+            )
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
         tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)
@@ -119,6 +123,8 @@ class LowRankLinear(nn.Module):
         return functional.linear(tokens, self.frozen.weight.flatten(1), self.frozen.bias)
 
     def _routed(self, tokens: torch.Tensor) -> torch.Tensor:
+        assert self._bank is not None
+        assert self._expert is not None
         product = functional.linear(tokens, self.frozen.weight.flatten(1))
         bias = self.frozen.bias
         if bias is None:

@@ -139,7 +139,7 @@ class BankClassifier(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(B, hidden, h, w) to (B, max_classes, h, w)."""
-        if self._bank is None:
+        if self._bank is None or self._expert is None:
             raise RecipeError("the classifier ran before the gate had chosen; the tap must come before it")
         weights = self.hidden * self.max_classes
         row = self._bank.index_select(0, self._expert)
@@ -153,8 +153,8 @@ class BankClassifier(nn.Module):
 def decide(scores: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, C, h, w) scores to a mask (B, H, W) uint8 and a confidence (B, H, W) uint8, 255 for certain.
 
-    The mask is decided after the scores are enlarged, so edges are as smooth as the scores allow. The confidence is the
-    winner's softmax share before enlarging: an exponential for every class of every pixel would cost more than it tells.
+    The mask is decided after the scores are enlarged, so edges are as smooth as the scores allow. The confidence is
+    the winner's softmax share before enlarging: an exponential for every class and pixel would cost more than it tells.
     """
     scores = scores.float()
     share = torch.softmax(scores, dim=1).amax(dim=1, keepdim=True)

@@ -16,7 +16,7 @@ def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     if frames.shape[1:3] != size:
         resized = [Image.fromarray(f).resize((width, height), Image.Resampling.BILINEAR) for f in frames]
         frames = np.stack([np.asarray(image) for image in resized])
-    return normalise(torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255)
+    return normalise(torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float() / 255)
 
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:

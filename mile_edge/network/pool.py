@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.errors import RecipeError
-from mile_edge.network.base import BaseDescription, base_sha256, describe
+from mile_edge.network.base import Base, BaseDescription, base_sha256, describe
 from mile_edge.network.low_rank import LowRankLinear
 
 
@@ -45,14 +47,16 @@ class ExpertPool(nn.Module):
         pattern: regular expression of the layers to adapt; the base's own choice by default.
     """
 
-    def __init__(self, base: nn.Module, rank: int = 8, pattern: str | None = None) -> None:
+    def __init__(self, base: Base, rank: int = 8, pattern: str | None = None) -> None:
         super().__init__()
         self.description: BaseDescription = describe(base)
         self.base_sha256 = base_sha256(base)
         self.base_parameters = sum(p.numel() for p in base.parameters())
         names = adaptable_layers(base, pattern or self.description.adapted)
         if self.description.classifier in names:
-            raise RecipeError(f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own")
+            raise RecipeError(
+                f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own"
+            )
         self.base = base
         self.rank = rank
         self.adapters = {name: LowRankLinear(base.get_submodule(name), rank) for name in names}
@@ -62,7 +66,7 @@ class ExpertPool(nn.Module):
     @property
     def classifier(self) -> nn.Conv2d:
         """The layer from hidden features to class scores: (classes, hidden, 1, 1) weights."""
-        return self.base.get_submodule(self.description.classifier)
+        return cast("nn.Conv2d", self.base.get_submodule(self.description.classifier))
 
     def layout(self, max_classes: int) -> LowRankLayout:
         """Where each layer's numbers lie in a bank row."""
@@ -94,8 +98,10 @@ class ExpertPool(nn.Module):
         for name, (a, b) in expert.low_rank.items():
             self.adapters[name].lora_A.copy_(torch.from_numpy(a.astype("float32")))
             self.adapters[name].lora_B.copy_(torch.from_numpy(b.astype("float32")))
-        self.classifier.weight.copy_(torch.from_numpy(expert.classifier_weight)[:, :, None, None])
-        self.classifier.bias.copy_(torch.from_numpy(expert.classifier_bias))
+        weight, bias = classifier_parameters(self.classifier)
+        # Arrays of a file are read-only, which torch has no notion of: copies.
+        weight.copy_(torch.from_numpy(np.array(expert.classifier_weight))[:, :, None, None])
+        bias.copy_(torch.from_numpy(np.array(expert.classifier_bias)))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels to (B, classes, h, w) scores at the network's own resolution."""
@@ -106,11 +112,21 @@ class ExpertPool(nn.Module):
         new = nn.Conv2d(old.in_channels, num_classes, kernel_size=1)
         kept = min(num_classes, old.out_channels)
         with torch.no_grad():
-            nn.init.zeros_(new.weight)
-            nn.init.zeros_(new.bias)
-            new.weight[:kept] = old.weight[:kept]
-            new.bias[:kept] = old.bias[:kept]
+            for fresh, trained in zip(classifier_parameters(new), classifier_parameters(old), strict=True):
+                nn.init.zeros_(fresh)
+                fresh[:kept] = trained[:kept]
         replace_module(self.base, self.description.classifier, new)
+
+
+def classifier_parameters(classifier: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (classes, hidden, 1, 1) and bias (classes,) of a classifier.
+
+    Raises:
+        RecipeError: it has no bias, which every expert file holds.
+    """
+    if classifier.bias is None:
+        raise RecipeError("the base's classifier has no bias; use a base whose last layer has one")
+    return classifier.weight, classifier.bias
 
 
 def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:

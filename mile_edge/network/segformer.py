@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
 
 
-def reduce_before_upsampling(model: nn.Module) -> None:
+def reduce_before_upsampling(model: Any) -> None:
     """Make the decoder of a ``SegformerForSemanticSegmentation`` mix channels before it enlarges the maps.
 
     The published order is project, upsample, concatenate, fuse with a 1x1 convolution. Upsampling works on each
     channel alone and the convolution on each pixel alone, so they commute: each stage's slice of the convolution can
-    be applied at that stage's own small size and the enlarged results be summed. Weights and their names stay as they are.
+    be applied at that stage's own small size and the enlarged results be summed. Weights keep their names and values.
     """
     model.decode_head.forward = types.MethodType(_forward, model.decode_head)
 
 
-def _forward(head: nn.Module, encoder_hidden_states: Sequence[torch.Tensor], **_: object) -> torch.Tensor:
+def _forward(head: Any, encoder_hidden_states: Sequence[torch.Tensor], **_: object) -> torch.Tensor:
     finest = encoder_hidden_states[0]
     size = finest.shape[2:]
     # The published head concatenates from the coarsest stage to the finest.

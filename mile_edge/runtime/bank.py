@@ -63,7 +63,9 @@ class Bank:
         for row in range(len(self.rows)):
             if row not in taken:
                 return row
-        raise BundleError(f"the bank's {len(self.rows) - 1} rows are full; remove an expert or export with more capacity")
+        raise BundleError(
+            f"the bank's {len(self.rows) - 1} rows are full; remove an expert or export with more capacity"
+        )
 
     def write(self, row: int, expert: Expert, manifest: Manifest) -> None:
         """Copy one expert into a row that no frame reads."""

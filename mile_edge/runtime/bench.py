@@ -168,7 +168,7 @@ def _sizes(bundle: Bundle) -> dict[str, int]:
 
 
 def _fill(bundle: Bundle, wanted: int, folder: Path) -> tuple[Bundle, Path]:
-    """A copy of the bundle with room for one more than ``wanted`` experts, filled up with random ones, and a spare file."""
+    """A copy of the bundle with ``wanted`` experts, random ones where it lacks them, and a spare expert's file."""
     path = folder / "bundle"
     own = bundle.experts()
     capacity = max(wanted + 1, len(own))

@@ -23,6 +23,7 @@ def restore(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if masks.shape[1:] == size:
         return masks
     rows, columns = (
-        ((np.arange(wanted) + 0.5) * had / wanted).astype(np.intp) for wanted, had in zip(size, masks.shape[1:], strict=True)
+        ((np.arange(wanted) + 0.5) * had / wanted).astype(np.intp)
+        for wanted, had in zip(size, masks.shape[1:], strict=True)
     )
     return masks.take(rows, axis=1).take(columns, axis=2)

@@ -133,7 +133,12 @@ class Segmenter:
         size = frames.shape[1:3]
         mask, confidence = restore(mask, size), restore(confidence, size)
         done = time.perf_counter()
-        timings = {"resize": ready - started, "network": passed - ready, "restore": done - passed, "total": done - started}
+        timings = {
+            "resize": ready - started,
+            "network": passed - ready,
+            "restore": done - passed,
+            "total": done - started,
+        }
         return Segmentation(
             mask,
             confidence,

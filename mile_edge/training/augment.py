@@ -20,7 +20,7 @@ class Augmentation:
         photometric: strength of brightness, contrast, saturation and colour changes, 0 for none.
         foreign: share of views that lose their colours altogether (grey, inverted, channels swapped), so that a base
             meets what other sensors will show it.
-        crop: (height, width) of the views; the network's size where it is missing. Small views of a large frame cost less.
+        crop: (height, width) of the views; the network's size where it is missing. Small views cost less.
     """
 
     scale: tuple[float, float] = (0.75, 2.0)
@@ -63,7 +63,7 @@ def random_view(
 
 
 def vary_colours(batch: torch.Tensor, plan: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Random exposure, contrast, saturation, colour cast, gamma and noise per sample; (B, 3, H, W) in 0..1, same out."""
+    """Random exposure, contrast, saturation, cast, gamma and noise per sample; (B, 3, H, W) in 0..1, same out."""
     if plan.photometric == 0:
         return batch
     samples, strength = batch.shape[0], plan.photometric

@@ -47,7 +47,7 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except SafetensorError:
             return None
-        history = [(int(s), float(l), float(m)) for s, l, m in json.loads(header["history"])]
+        history = [(int(step), float(loss), float(miou)) for step, loss, miou in json.loads(header["history"])]
         return SavedState(tensors, int(header["step"]), float(header["seconds"]), history, float(header["best"]))
 
     def save(

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import Dataset, LabelledFrame
-from mile_edge.network.pool import ExpertPool
+from mile_edge.network.pool import ExpertPool, classifier_parameters
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
 from mile_edge.training.fit import FitResult, Progress, Schedule, fit
@@ -139,7 +138,7 @@ def expert_of(
     adapter: str = "low_rank",
 ) -> Expert:
     """What the pool holds now, as an expert."""
-    classifier = pool.classifier
+    weight, bias = classifier_parameters(pool.classifier)
     pairs = {name: (layer.lora_A, layer.lora_B) for name, layer in pool.adapters.items()}
     low_rank = {name: (_numpy(a), _numpy(b)) for name, (a, b) in pairs.items()} if adapter == "low_rank" else {}
     return Expert(
@@ -148,8 +147,8 @@ def expert_of(
         rank=pool.rank,
         adapter=adapter,
         low_rank=low_rank,
-        classifier_weight=_numpy(classifier.weight.flatten(1)),
-        classifier_bias=_numpy(classifier.bias),
+        classifier_weight=_numpy(weight.flatten(1)),
+        classifier_bias=_numpy(bias),
         classes=classes,
         mean=statistics.mean,
         scatter=statistics.scatter,
@@ -167,12 +166,13 @@ def expert_of(
 def _start_classifier(pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...]) -> None:
     """Rows of classes the other expert knows are taken over; new classes start at zero."""
     known = {label.name: row for row, label in enumerate(start.classes)}
-    classifier: nn.Conv2d = pool.classifier
+    weight, bias = classifier_parameters(pool.classifier)
     for row, label in enumerate(classes):
-        source = known.get(label.name)
-        weight = start.classifier_weight[source] if source is not None else np.zeros(classifier.in_channels, np.float32)
-        classifier.weight[row] = torch.from_numpy(np.array(weight, np.float32))[:, None, None]
-        classifier.bias[row] = float(start.classifier_bias[source]) if source is not None else 0.0
+        weight[row], bias[row] = 0.0, 0.0
+        if label.name in known:
+            source = known[label.name]
+            weight[row] = torch.from_numpy(np.array(start.classifier_weight[source]))[:, None, None]
+            bias[row] = float(start.classifier_bias[source])
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

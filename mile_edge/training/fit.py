@@ -1,4 +1,4 @@
-"""The one training loop: cross-entropy, AdamW, one-cycle, averaged weights, early stopping, and resuming after a kill."""
+"""The one training loop: cross-entropy, AdamW, one-cycle, averaged weights, early stopping, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -211,7 +211,9 @@ class _State:
         self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
         for name, parameter in self.parameters.items():
             keys = ("step", "exp_avg", "exp_avg_sq")
-            found = {key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors}
+            found = {
+                key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors
+            }
             if found:
                 self.optimiser.state[parameter] = found
 
@@ -251,9 +253,7 @@ def _batch(
     return normalise(vary_colours(pixels, augmentation, generator)), torch.from_numpy(np.stack(targets)).long()
 
 
-def _step(
-    network: nn.Module, optimiser: torch.optim.Optimizer, batch: _Batch, weights: torch.Tensor
-) -> float:
+def _step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: _Batch, weights: torch.Tensor) -> float:
     pixels, target = batch
     with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
         scores = network(pixels)

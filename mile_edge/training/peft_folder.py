@@ -38,7 +38,9 @@ def write_peft(expert: Expert, folder: Path, classifier: str, base_model: str = 
     for layer, (a, b) in expert.low_rank.items():
         tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a, np.float32)
         tensors[f"{_PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b, np.float32)
-    tensors[f"{_PREFIX}{classifier}.weight"] = np.ascontiguousarray(expert.classifier_weight, np.float32)[:, :, None, None]
+    tensors[f"{_PREFIX}{classifier}.weight"] = np.ascontiguousarray(expert.classifier_weight, np.float32)[
+        :, :, None, None
+    ]
     tensors[f"{_PREFIX}{classifier}.bias"] = np.ascontiguousarray(expert.classifier_bias, np.float32)
     config = {
         "peft_type": "LORA",
@@ -86,7 +88,9 @@ def read_peft(
     config = _config(folder)
     rank = config.get("r")
     if rank != layout.rank:
-        raise ExpertError(f"PEFT folder {folder} has rank {rank}, the bundle rank {layout.rank}; train with r={layout.rank}")
+        raise ExpertError(
+            f"PEFT folder {folder} has rank {rank}, the bundle rank {layout.rank}; train with r={layout.rank}"
+        )
     scale = config.get("lora_alpha", rank) / (math.sqrt(rank) if config.get("use_rslora") else rank)
     try:
         tensors = load_file(folder / "adapter_model.safetensors")
@@ -98,12 +102,16 @@ def read_peft(
             a = tensors.pop(f"{_PREFIX}{layer.name}.lora_A.weight")
             b = tensors.pop(f"{_PREFIX}{layer.name}.lora_B.weight")
         except KeyError as error:
-            raise ExpertError(f"PEFT folder {folder} does not adapt {layer.name}; adapt all layers of the bundle") from error
+            raise ExpertError(
+                f"PEFT folder {folder} does not adapt {layer.name}; adapt all layers of the bundle"
+            ) from error
         # 1x1 convolutions come as (rank, in, 1, 1) and (out, rank, 1, 1).
         low_rank[layer.name] = (_flat(a), _flat(b) * np.float32(scale))
     weight, bias = _classifier(tensors, classifier, own)
     if tensors:
-        raise ExpertError(f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out")
+        raise ExpertError(
+            f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out"
+        )
     return Expert(
         name=task.name,
         base_sha256=base_sha256,
@@ -133,7 +141,9 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ExpertError(f"{folder} is no PEFT LoRA folder; its adapter_config.json has no peft_type LORA with a rank")
     used = [key for key in _UNSUPPORTED if config.get(key)]
     if used or config.get("bias", "none") != "none":
-        raise ExpertError(f"PEFT folder {folder} uses {(used or ['bias'])[0]}, which a bank row cannot hold; train plain LoRA")
+        raise ExpertError(
+            f"PEFT folder {folder} uses {(used or ['bias'])[0]}, which a bank row cannot hold; train plain LoRA"
+        )
     return config
 
 

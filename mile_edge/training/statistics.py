@@ -11,7 +11,7 @@ from torch import nn
 
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import DataError
-from mile_edge.network.base import describe
+from mile_edge.network.base import Base, describe
 from mile_edge.network.gates import PooledFeature
 from mile_edge.network.pixels import to_pixels
 
@@ -26,12 +26,12 @@ class GateStatistics:
     prototypes: np.ndarray | None = None
 
 
-class _Tapped(Exception):
+class _TappedError(Exception):
     """Ends a forward pass at the tap; what comes after it is of no interest here."""
 
 
 @torch.inference_mode()
-def gate_features(base: nn.Module, frames: Iterable[LabelledFrame], size: tuple[int, int], tap: str) -> np.ndarray:
+def gate_features(base: Base, frames: Iterable[LabelledFrame], size: tuple[int, int], tap: str) -> np.ndarray:
     """The gate's feature of every frame, (N, D) float32.
 
     Args:
@@ -45,14 +45,14 @@ def gate_features(base: nn.Module, frames: Iterable[LabelledFrame], size: tuple[
 
     def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
         found.append(pooled(output)[0].numpy())
-        raise _Tapped
+        raise _TappedError
 
     hook = module.register_forward_hook(keep)
     try:
         for sample in frames:
             try:
                 base(pixel_values=to_pixels(sample.frame[None], size))
-            except _Tapped:
+            except _TappedError:
                 continue
     finally:
         hook.remove()
@@ -86,7 +86,9 @@ def _kmeans(values: np.ndarray, centres: int, seed: int, rounds: int = 50) -> np
     centroids = np.stack(chosen)
     for _ in range(rounds):
         nearest = ((points[:, None] - centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
-        moved = np.stack([points[nearest == k].mean(axis=0) if (nearest == k).any() else centroids[k] for k in range(centres)])
+        moved = np.stack(
+            [points[nearest == k].mean(axis=0) if (nearest == k).any() else centroids[k] for k in range(centres)]
+        )
         if np.allclose(moved, centroids):
             break
         centroids = moved

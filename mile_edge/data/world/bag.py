@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,7 +79,7 @@ def write_bag(
                 recorder.frame(world.frame(seconds, domain), stamp)
                 if progress is not None:
                     progress(number + 1, len(plan))
-        os.replace(aside / target.name, target)
+        (aside / target.name).replace(target)
     except (OSError, WriterError) as error:
         raise DataError(f"The bag {target} cannot be written ({error}); choose another path.") from error
     finally:

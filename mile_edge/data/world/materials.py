@@ -21,7 +21,8 @@ Side = NDArray[np.uint8]
 @dataclass(frozen=True)
 class Finish:
     """Per pixel (N = H * W): linear `albedo` (N, 3), `glass` 0..1 (mirrors the sky), `glow` (N, 3) light given off when
-    lamps are on, `beacon` (N, 3) light given off always, `warmth` kelvin above what the material alone would have."""
+    lamps are on, `beacon` (N, 3) light given off always, `warmth` kelvin above what the material alone would have.
+    """
 
     albedo: Array
     glass: Array

@@ -56,8 +56,8 @@ def write_preview(
         os.close(handle)
         try:
             sheet.save(aside)
-            os.chmod(aside, 0o644)
-            os.replace(aside, target)
+            Path(aside).chmod(0o644)
+            Path(aside).replace(target)
         finally:
             Path(aside).unlink(missing_ok=True)
     except OSError as error:

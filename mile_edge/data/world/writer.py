@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -80,7 +79,7 @@ def write_folder(
             Image.fromarray(label).save(aside / "labels" / f"{number:06d}.png")
             if progress is not None:
                 progress(number + 1, total)
-        os.replace(aside, target)
+        aside.replace(target)
     except OSError as error:
         raise DataError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
     finally:

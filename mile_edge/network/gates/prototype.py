@@ -46,14 +46,17 @@ class PrototypeGate(nn.Module):
         Args:
             feature: (B, D) float32.
             prototypes: (E, K, D) float32; for ``gaussian`` K = 2, the mean and one over the standard deviation.
-            whitening: (D, D) float32 matrix W with W^T W the inverse of the pooled covariance; the identity for kinds without one.
+            whitening: (D, D) float32 matrix W with W^T W the inverse of the pooled covariance; the identity for kinds
+                without one.
             bias: (B, E) float32, added to the negative distance.
 
         Returns:
             expert (B,) int64 and distance (B, E) float32.
         """
-        distance = self._gaussian(feature, prototypes) if self.kind == "gaussian" else self._nearest(
-            feature, prototypes, whitening
+        distance = (
+            self._gaussian(feature, prototypes)
+            if self.kind == "gaussian"
+            else self._nearest(feature, prototypes, whitening)
         )
         return torch.argmax(bias - distance, dim=1), distance
 
