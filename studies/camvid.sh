@@ -18,4 +18,22 @@ mkdir -p "$work" "$street"
     --data "$data/camvid/day/train" --own day --domains day --name camvid --out "$bundle"
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
     --domains dusk --crop 240x320 --steps 300 --out "$work/dusk.safetensors" --add
-mile-edge evaluate "$bundle" "$data/camvid/day/test" "$data/camvid/dusk/test" --domain day,dusk
+
+# Real thermal frames without labels (RoadScene): the gate learns to know them, the base segments them as best it can.
+# Every third frame is kept for the test; the links make folders of the two parts.
+split() { # part, awk condition on the line number
+    [ -d "$work/thermal/$1" ] && return
+    mkdir -p "$work/thermal/$1/images"
+    source=$(cd "$data/roadscene/thermal" && pwd)
+    ls "$source" | awk "$2" | while read -r name; do ln -s "$source/$name" "$work/thermal/$1/images/$name"; done
+    printf 'sensor: thermal\ndomain: thermal\n' > "$work/thermal/$1/classes.yaml"
+}
+split train 'NR % 3 != 0'
+split test 'NR % 3 == 0'
+[ -f "$work/thermal.safetensors" ] || mile-edge train expert "$bundle" "$work/thermal/train" --name thermal \
+    --gate-only --out "$work/thermal.safetensors" --add
+mile-edge evaluate "$bundle" "$data/camvid/day/test" "$data/camvid/dusk/test" "$work/thermal/test" \
+    --domain day,dusk,thermal
+mile-edge evaluate "$bundle" "$data/camvid/day/test" --expert day --json > "$work/oracle-day.json"
+mile-edge evaluate "$bundle" "$data/camvid/dusk/test" --expert dusk --json > "$work/oracle-dusk.json"
+cat "$work"/oracle-*.json
