@@ -68,9 +68,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     expert.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     expert.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     expert.add_argument(
-        "--centres", type=int, default=10, help="k-means centres to keep for k-means gates (default 10)"
-    )
-    expert.add_argument(
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
     expert.set_defaults(run=_train_expert)
@@ -123,6 +120,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.export.bundle import base_of, pool_of
     from mile_edge.network.base import load_base
     from mile_edge.training.expert import ExpertTask
+    from mile_edge.training.statistics import centres_of
 
     bundle = Bundle.open(args.bundle)
     data, held_out = ([_labelled(path, bundle, args) for path in paths] for paths in (args.data, args.val))
@@ -131,7 +129,7 @@ def _train_expert(args: argparse.Namespace) -> int:
         args.sensors or tuple(sorted({folder.sensor for folder in data})),
         args.domains or tuple(sorted({folder.domain for folder in data})),
         bundle.manifest.gate.tap,
-        args.centres,
+        centres_of(bundle.manifest.gate),
     )
     out = args.out or Path(f"{args.name}.safetensors")
     pool = pool_of(bundle, load_base(args.base) if args.base else base_of(bundle))

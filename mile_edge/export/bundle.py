@@ -126,7 +126,7 @@ def base_expert(
     """Row 0: the base's own classifier and the statistics of the frames it was trained on, without an adapter."""
     weight, bias = classifier_parameters(cast("nn.Conv2d", base.get_submodule(describe(base).classifier)))
     features = gate_features(base, frames, recipe.size, recipe.tap)
-    statistics = summarise(features, recipe.prototypes)
+    statistics = summarise(features, recipe.prototypes if recipe.gate == "kmeans" else 0)
     return Expert(
         name=name,
         base_sha256=base_sha256(base),

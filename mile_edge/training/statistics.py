@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mile_edge.bundle import Gate
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.base import Base, describe
@@ -24,6 +25,11 @@ class GateStatistics:
     scatter: np.ndarray
     count: int
     prototypes: np.ndarray | None = None
+
+
+def centres_of(gate: Gate) -> int:
+    """How many k-means centres an expert file needs for this gate; 0 for gates that do not read any."""
+    return gate.prototypes if gate.kind == "kmeans" else 0
 
 
 class _TappedError(Exception):
