@@ -58,6 +58,7 @@ class ExpertPool(nn.Module):
                 f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own"
             )
         self.base = base
+        self._own = tuple(parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
         self.rank = rank
         self.adapters = {name: LowRankLinear(base.get_submodule(name), rank) for name in names}
         for name, adapter in self.adapters.items():
@@ -81,11 +82,10 @@ class ExpertPool(nn.Module):
         yield from self.classifier.parameters()
 
     def reset(self, num_classes: int) -> None:
-        """Back to the base with a fresh path; the classifier keeps its rows as far as they go, more start at zero."""
+        """Back to the base with a fresh path and its own classifier's rows as far as they go; more start at zero."""
         for adapter in self.adapters.values():
             adapter.reset()
-        if num_classes != self.classifier.out_channels:
-            self._resize_classifier(num_classes)
+        self._restore_classifier(num_classes)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         for parameter in self.expert_parameters():
@@ -107,15 +107,14 @@ class ExpertPool(nn.Module):
         """(B, 3, H, W) normalised pixels to (B, classes, h, w) scores at the network's own resolution."""
         return self.base(pixel_values=pixels).logits
 
-    def _resize_classifier(self, num_classes: int) -> None:
-        old = self.classifier
-        new = nn.Conv2d(old.in_channels, num_classes, kernel_size=1)
-        kept = min(num_classes, old.out_channels)
+    def _restore_classifier(self, num_classes: int) -> None:
+        fresh = nn.Conv2d(self._own[0].shape[1], num_classes, kernel_size=1)
+        kept = min(num_classes, len(self._own[0]))
         with torch.no_grad():
-            for fresh, trained in zip(classifier_parameters(new), classifier_parameters(old), strict=True):
-                nn.init.zeros_(fresh)
-                fresh[:kept] = trained[:kept]
-        replace_module(self.base, self.description.classifier, new)
+            for parameter, own in zip(classifier_parameters(fresh), self._own, strict=True):
+                nn.init.zeros_(parameter)
+                parameter[:kept] = own[:kept]
+        replace_module(self.base, self.description.classifier, fresh)
 
 
 def classifier_parameters(classifier: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
