@@ -267,9 +267,12 @@ def test_the_command_makes_folders_bags_and_previews(tmp_path: Path, capsys: pyt
     assert json.loads(capsys.readouterr().out)["frames"] == 4
     assert command.run(_parse("--preview", str(tmp_path / "p.png"), "--streets", "1", *size)) == 0
     assert (tmp_path / "p.png").stat().st_size > 10_000
-    wrong = (("x", "--size", "48"), ("x", "--domain", "hail"), (), ("x", "--frames", "0"), ("x", "--preview", "y.png"))
+    wrong = (("x", "--domain", "hail"), (), ("x", "--frames", "0"), ("x", "--preview", "y.png"))
     for words in wrong:
         with pytest.raises(RecipeError):
             command.run(_parse(*words))
+    for text in ("48", "48x", "0x0", "ax64"):
+        with pytest.raises(SystemExit):
+            _parse("x", "--size", text)
     with pytest.raises(MileError):
         command.run(_parse(str(tmp_path / "f"), "--frames", "1", *size))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.errors import BundleError
+from mile_edge.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
     from mile_edge.data.world import World
@@ -60,7 +60,10 @@ def run(args: argparse.Namespace) -> int:
             f"bundle {args.bundle} does not exist; run from a clone of the repository or name one with --bundle"
         )
     segments = [(domain.strip(), args.seconds) for domain in args.domains.split(",")]
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"--out {args.out} cannot be made ({error.strerror}); name another folder") from error
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("rendering", total=None)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.cli.options import names
-from mile_edge.errors import DataError
+from mile_edge.cli.options import image_size, names
+from mile_edge.errors import BundleError, DataError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import ClassLabel
@@ -35,7 +35,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("data", nargs="+", type=Path, help="folders with images/ and labels/")
     parser.add_argument("--expert", help="pin this expert instead of asking the gate (oracle routing)")
     parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
-    parser.add_argument("--size", default="240x320", help="network size of a base folder (default 240x320)")
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        default=(240, 320),
+        metavar="HxW",
+        help="network size of a base folder (default 240x320)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -55,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         for folder, domain in zip(folders, args.domain, strict=True):
             folder.domain = domain
     is_bundle = (args.model / "manifest.json").is_file()
+    if not is_bundle and not (args.model / "config.json").is_file():
+        raise BundleError(f"{args.model} is neither a bundle nor the folder of a base; give one of the two")
     predict, classes, gate = _bundle(args) if is_bundle else _base(args, folders)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("frames", total=sum(map(len, folders)))
@@ -87,17 +95,16 @@ def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...]
 def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predictor, tuple[ClassLabel, ...], None]:
     import torch
 
-    from mile_edge.cli.options import image_size
     from mile_edge.network.base import load_base
     from mile_edge.training.base import Logits, shared_classes
     from mile_edge.training.evaluate import predict as predict_mask
 
     classes = shared_classes(folders)
-    network, size = Logits(load_base(str(args.model), len(classes))), image_size(args.size)
+    network = Logits(load_base(str(args.model), len(classes)))
 
     def predict(frame: Any, _sensor: str) -> tuple[Any, str]:
         with torch.inference_mode():
-            return predict_mask(network, frame, size, frame.shape[:2]), "base"
+            return predict_mask(network, frame, args.size, frame.shape[:2]), "base"
 
     return predict, classes, None
 

@@ -8,7 +8,7 @@ import argparse
 def image_size(text: str) -> tuple[int, int]:
     """``HxW`` as (height, width), each at least 32 pixels."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts) or min(map(int, parts)) < 32:
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts) or min(map(int, parts)) < 32:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give height x width of at least 32, such as 240x320")
     return int(parts[0]), int(parts[1])
 

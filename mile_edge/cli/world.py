@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mile_edge.cli.options import image_size
 from mile_edge.data.world import DOMAINS, SENSORS, World, write_bag, write_folder, write_preview
 from mile_edge.data.world.writer import Progress as Report
 from mile_edge.errors import RecipeError
@@ -58,7 +59,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--streets", type=int, default=2, metavar="N", help="streets of a preview (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="the first street (default: 0)")
-    parser.add_argument("--size", default="240x320", metavar="HxW", help="height x width in pixels (default: 240x320)")
+    parser.add_argument(
+        "--size", type=image_size, default=(240, 320), metavar="HxW", help="height x width in pixels (default: 240x320)"
+    )
     parser.add_argument("--json", action="store_true", help="write JSON to standard output")
     parser.set_defaults(run=run)
 
@@ -66,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the folder, bag or picture; exit status 0."""
     started = time.monotonic()
-    size = read_size(args.size)
+    size: tuple[int, int] = args.size
     domains = read_domains(args.domains, DOMAINS if args.preview else ("clear",))
     if args.preview and args.out:
         raise RecipeError(f"OUT is {args.out} and --preview is {args.preview}; give one of the two.")
@@ -99,14 +102,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_size(text: str) -> tuple[int, int]:
-    """(height, width) from text such as 240x320. Raises RecipeError for anything else."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
-        raise RecipeError(f"--size is {text!r}; give height x width in pixels, such as 240x320.")
-    return int(parts[0]), int(parts[1])
-
-
 def read_domains(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
     """Domain names from a comma-separated list. Raises RecipeError for an unknown one."""
     if text is None:
@@ -122,6 +117,6 @@ def read_domains(text: str | None, default: tuple[str, ...]) -> tuple[str, ...]:
 def _bar() -> Iterator[Report]:
     """A progress bar with the time left, on standard error."""
     columns = (TextColumn("rendering"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("rendering", total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
