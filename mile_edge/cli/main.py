@@ -24,7 +24,7 @@ _COMMANDS = {
     "bench": "time the gated pass against the frozen base",
     "inspect": "show what a bundle or an expert file holds",
 }
-_WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft", "safetensors.torch"}
+_WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").split(".")[0] not in _WORKSHOP:
             raise
         print(
-            f"mile-edge: this command needs {error.name}; install it with: pip install 'mile-edge[train]'",
+            f"mile-edge: this command needs {error.name}; run `make workshop`, or pip install '.[train]' in the clone",
             file=sys.stderr,
         )
         return 2
@@ -52,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone, as `| head` does; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        # Whatever a disk may refuse, anywhere: a person needs the file and the reason, not the place in our code.
+        about = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or str(error)
+        print(f"mile-edge: {about}{reason}; check the path, its permissions and the disk", file=sys.stderr)
+        return 2
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
