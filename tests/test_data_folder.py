@@ -61,10 +61,14 @@ def test_a_grey_image_becomes_three_equal_channels(tmp_path: Path) -> None:
     ("image", "label", "classes", "word"),
     [
         (None, None, CLASSES, "no images"),
-        (GREY, LABEL, "classes: [", "no YAML"),
-        (GREY, LABEL, "- 1", "not a mapping"),
+        (GREY, LABEL, "classes: [", "cannot be read"),
+        (GREY, LABEL, "- 1", "write a mapping"),
+        (GREY, LABEL, "ignore: 0\n" + CLASSES, "ignore: 0"),
         (GREY, LABEL, "classes:\n  - {id: 1, name: road, color: [4, 5, 6]}\n", "ids are"),
         (GREY, LABEL, "classes:\n  - {id: 0, name: road}\n", "needs id, name and color"),
+        (GREY, LABEL, "classes:\n  - {id: 0, name: road, color: [4, 5, 600]}\n", "600"),
+        (GREY, LABEL, CLASSES.replace("road", "sky"), "the name 'sky'"),
+        (GREY, LABEL, CLASSES.replace("4, 5, 6", "1, 2, 3"), "the color"),
         (GREY, LABEL, "sensor: sonar\n" + CLASSES, "sonar"),
     ],
 )
@@ -87,6 +91,26 @@ def test_a_broken_image_and_a_label_of_another_size_are_named(tmp_path: Path) ->
     coloured = FolderDataset(write(tmp_path / "coloured", GREY, np.zeros((6, 8, 3), np.uint8)))
     with pytest.raises(DataError, match="single-channel"):
         coloured[0]
+
+
+def test_a_palette_label_is_its_indices_and_a_palette_image_its_colours(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", GREY, LABEL)
+    picture = Image.fromarray(np.ones((6, 8), np.uint8), "P")
+    picture.putpalette([0, 0, 0, 200, 100, 50])
+    for kind in ("images", "labels"):
+        picture.save(folder / kind / "a.png")
+    sample = FolderDataset(folder)[0]
+    assert (sample.label == 1).all()
+    assert (sample.frame == (200, 100, 50)).all()
+
+
+def test_a_sixteen_bit_image_keeps_its_counts(tmp_path: Path) -> None:
+    counts = np.full((6, 8), 2500, np.uint16)
+    near, far = (
+        FolderDataset(write(tmp_path / name, image, LABEL, "sensor: depth\n" + CLASSES))[0].frame
+        for name, image in (("near", counts), ("far", counts * 20))
+    )
+    assert (near[..., 0] > far[..., 0]).all()
 
 
 def test_the_labelled_frames_of_a_bag_train_like_a_folder(tmp_path: Path) -> None:

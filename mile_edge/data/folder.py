@@ -95,7 +95,7 @@ class FolderDataset:
         image = _read(file)
         frame = self.profile.to_frame(image, _encoding(image))
         label_file = self._labels.get(file.stem)
-        label = _read(label_file) if label_file else None
+        label = _read(label_file, palette="keep") if label_file else None
         if label is not None and (label.ndim != 2 or label.dtype != np.uint8):
             raise DataError(f"{label_file} is no 8-bit single-channel image; a label holds one class id per pixel")
         if label is not None and label.shape != frame.shape[:2]:
@@ -120,10 +120,12 @@ def _settings(path: Path) -> dict[str, Any]:
         if file.is_file():
             try:
                 settings = YAML(typ="safe").load(file)
-            except (YAMLError, UnicodeDecodeError) as error:
-                raise DataError(f"{file} is no YAML ({str(error).splitlines()[0]}); mend or remove it") from error
+            except (OSError, YAMLError, UnicodeDecodeError) as error:
+                raise DataError(f"{file} cannot be read ({str(error).splitlines()[0]}); mend or remove it") from error
             if not isinstance(settings, dict):
-                raise DataError(f"{file} holds {type(settings).__name__}, not a mapping with `classes`")
+                raise DataError(f"{file} holds {type(settings).__name__}; write a mapping with `classes`")
+            if settings.get("ignore", VOID) != VOID:
+                raise DataError(f"{file} says ignore: {settings['ignore']}; give unlabelled pixels the value {VOID}")
             return settings
     return {}
 
@@ -133,24 +135,37 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
     try:
         by_id = {int(entry["id"]): _class(entry) for entry in entries}
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"classes.yaml of {path}: every class needs id, name and color ({error!r})") from error
+        raise DataError(
+            f"classes.yaml of {path}: every class needs id, name and color of three 0..255 ({error!r})"
+        ) from error
     if sorted(by_id) != list(range(len(by_id))) or len(by_id) != len(entries):
         raise DataError(f"classes.yaml of {path}: ids are {sorted(by_id)}, expected 0, 1, 2 and so on, each once")
-    return tuple(by_id[index] for index in range(len(by_id)))
+    classes = tuple(by_id[index] for index in range(len(by_id)))
+    # A bundle refuses these too, but only after hours of training.
+    for shared in ("name", "color"):
+        values = [getattr(label, shared) for label in classes]
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise DataError(f"classes.yaml of {path}: two classes have the {shared} {twice!r}; give each its own")
+    return classes
 
 
 def _class(entry: dict[str, Any]) -> ClassLabel:
     red, green, blue = map(int, entry["color"])
+    if not all(0 <= part <= 255 for part in (red, green, blue)):
+        raise ValueError(f"color {entry['color']}")
     return ClassLabel(str(entry["name"]), (red, green, blue))
 
 
-def _read(file: Path) -> np.ndarray:
+def _read(file: Path, palette: str = "resolve") -> np.ndarray:
+    """An image's pixels; a palette's colours where it is an image, its indices where it is a label."""
     try:
         with Image.open(file) as image:
-            if image.mode in {"P", "RGBA", "CMYK"}:
+            if image.mode in {"RGBA", "CMYK"} or (image.mode == "P" and palette == "resolve"):
                 image = image.convert("RGB")
-            return np.asarray(image)
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            # Pillow before 11.3 gives 16-bit PNG as 32-bit integers.
+            return np.asarray(image, np.uint16) if image.mode == "I" else np.asarray(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{file} cannot be read as an image ({error}); remove or replace it") from error
 
 
