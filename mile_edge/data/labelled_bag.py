@@ -14,7 +14,7 @@ from mile_edge.data.sensors import DEFAULT_PROFILES
 from mile_edge.data.topics import plan_topics
 from mile_edge.errors import DataError
 
-BAG_SUFFIXES = {".mcap", ".db3", ".bag"}
+BAG_SUFFIXES = {".mcap", ".db3", ".bag", ".zstd"}
 
 
 class LabelledBag:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import ClassLabel
-from mile_edge.data.folder import FolderDataset
+from mile_edge.data.folder import FolderDataset, LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.replay.gate import GateScores
 from mile_edge.replay.scores import VOID, LabelScores, class_iou, mean_iou
@@ -34,7 +34,7 @@ def evaluate_folders(
         report: called after each frame with the number done.
 
     Raises:
-        DataError: a folder has no class in common with the masks.
+        DataError: a folder has no class in common with the masks, or a label holds ids beyond its classes.
     """
     scores = LabelScores(len(classes))
     done = 0
@@ -46,6 +46,7 @@ def evaluate_folders(
             if gate is not None:
                 gate.add(folder.sensor, folder.domain, expert)
             if sample.label is not None:
+                _check_ids(sample, folder)
                 scores.add(folder.sensor, names, translate[sample.label], mask)
             done += 1
             report(done)
@@ -76,6 +77,17 @@ def _translation(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.nda
             f"{folder.path} is labelled with {theirs}, none of which the masks know; use data of this label space"
         )
     return table
+
+
+def _check_ids(sample: LabelledFrame, folder: FolderDataset) -> None:
+    """Refuse a label with ids that ``classes.yaml`` does not list: as void they would only make the score too good."""
+    counts = np.bincount(np.asarray(sample.label).reshape(-1), minlength=256)
+    beyond = np.flatnonzero(counts[len(folder.classes) : VOID])
+    if len(beyond):
+        raise DataError(
+            f"the label of {sample.name} in {folder.path} holds the id {beyond[0] + len(folder.classes)}, but there are "
+            f"{len(folder.classes)} classes; mend classes.yaml"
+        )
 
 
 def _rounded(value: float | None) -> float | None:
