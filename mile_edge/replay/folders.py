@@ -82,11 +82,12 @@ def _translation(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.nda
 def _check_ids(sample: LabelledFrame, folder: FolderDataset) -> None:
     """Refuse a label with ids that ``classes.yaml`` does not list: as void they would only make the score too good."""
     counts = np.bincount(np.asarray(sample.label).reshape(-1), minlength=256)
-    beyond = np.flatnonzero(counts[len(folder.classes) : VOID])
+    known = len(folder.classes)
+    beyond = np.flatnonzero(counts[known:VOID])
     if len(beyond):
         raise DataError(
-            f"the label of {sample.name} in {folder.path} holds the id {beyond[0] + len(folder.classes)}, but there are "
-            f"{len(folder.classes)} classes; mend classes.yaml"
+            f"the label of {sample.name} in {folder.path} holds the id {beyond[0] + known}, but there are {known} "
+            "classes; mend classes.yaml"
         )
 
 
