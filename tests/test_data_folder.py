@@ -70,6 +70,8 @@ def test_a_grey_image_becomes_three_equal_channels(tmp_path: Path) -> None:
         (GREY, LABEL, CLASSES.replace("road", "sky"), "the name 'sky'"),
         (GREY, LABEL, CLASSES.replace("4, 5, 6", "1, 2, 3"), "the color"),
         (GREY, LABEL, "sensor: sonar\n" + CLASSES, "sonar"),
+        (GREY, LABEL, "sensor: thermal\nprofile: 3\n" + CLASSES, "profile is 3"),
+        (GREY, LABEL, "sensor: thermal\nprofile: {scale: 0}\n" + CLASSES, "scale is 0"),
     ],
 )
 def test_a_folder_that_contradicts_itself_is_named(
@@ -111,6 +113,16 @@ def test_a_sixteen_bit_image_keeps_its_counts(tmp_path: Path) -> None:
         for name, image in (("near", counts), ("far", counts * 20))
     )
     assert (near[..., 0] > far[..., 0]).all()
+
+
+def test_a_folder_may_say_how_its_sensor_counts(tmp_path: Path) -> None:
+    counts = np.full((6, 8), 7500, np.uint16)
+    usual = FolderDataset(write(tmp_path / "usual", counts * 4, LABEL, "sensor: thermal\n" + CLASSES))
+    coarse = FolderDataset(
+        write(tmp_path / "coarse", counts, LABEL, "sensor: thermal\nprofile: {scale: 0.04}\n" + CLASSES)
+    )
+    assert np.array_equal(usual[0].frame, coarse[0].frame)
+    assert 0 < usual[0].frame[0, 0, 0] < 255
 
 
 def test_the_labelled_frames_of_a_bag_train_like_a_folder(tmp_path: Path) -> None:

@@ -22,9 +22,14 @@ from rosbags.highlevel import AnyReader
 
 from mile_edge.bundle import Bundle
 from mile_edge.cli.main import main
-from mile_edge.data.bags import UNPARSED
+from mile_edge.data.bag_frames import BagFrames
+from mile_edge.data.bags import UNPARSED, Bag
+from mile_edge.data.class_map import identity_map
+from mile_edge.data.sensors import SensorProfile
+from mile_edge.data.topics import plan_topics
 from mile_edge.errors import BagError, MileError
 from mile_edge.replay import ReplayOptions, ReplayResult, replay
+from mile_edge.replay.run import _profiles
 
 STEP = 100_000_000
 SIZE = (48, 64)
@@ -235,7 +240,7 @@ def test_a_failed_replay_leaves_the_older_outputs_alone(bundle: Path, domain: st
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-@pytest.mark.parametrize("which", ["bundle", "bag", "class map", "out"])
+@pytest.mark.parametrize("which", ["bundle", "bag", "class map", "out", "sensor profile", "threads"])
 def test_what_cannot_be_used_is_refused_in_one_sentence(
     which: str, bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +251,8 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
         "bag": [str(bundle), str(tmp_path / "none")],
         "class map": [str(bundle), str(bag), "--class-map", str(tmp_path / "file")],
         "out": [str(bundle), str(bag), "--out", str(tmp_path / "file")],
+        "sensor profile": [str(bundle), str(bag), "--sensor-profile", str(tmp_path / "file")],
+        "threads": [str(bundle), str(bag), "--threads", "0"],
     }[which]
     assert main(["replay", "--out", str(tmp_path / "out"), *arguments]) == 2
     told = capsys.readouterr().err.strip()
@@ -272,6 +279,20 @@ def test_the_command_prints_json_for_machines(
     report = json.loads(capsys.readouterr().out)
     assert report["left_out"] == {"/ir/image": "switched off"}
     assert report["frames"] == 4
+
+
+def test_a_sensor_of_another_scale_replays_under_its_own_profile(bundle: Path, domain: str, tmp_path: Path) -> None:
+    bag = drive(tmp_path / "bag", domain, 1)
+    profile = SensorProfile("depth", scale=0.01, offset=0.0, minimum=300.0, maximum=400.0)
+    frames: list[np.ndarray] = []
+    for profiles in ((), (profile,)):
+        with Bag.open(bag) as opened:
+            used = _profiles(Bundle.open(bundle), profiles)
+            found = BagFrames(opened, plan_topics(opened.topics), used, identity_map(2))
+            frames += [frame.frame for frame in found if frame.kind == "depth"]
+    usual, shifted = frames
+    assert usual.any()
+    assert not shifted.any()
 
 
 def test_ctrl_c_leaves_a_valid_report_and_says_so(bundle: Path, domain: str, tmp_path: Path) -> None:

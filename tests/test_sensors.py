@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mile_edge.data.sensors import DEFAULT_PROFILES, KINDS, SensorProfile, load
+from mile_edge.data.sensors import DEFAULT_PROFILES, KINDS, SensorProfile, load_profile
 from mile_edge.errors import SensorError
 
 CALIBRATION = Path(__file__).parents[1] / "calib" / "sensors"
@@ -18,7 +18,7 @@ CAMERA, DEPTH, THERMAL = (DEFAULT_PROFILES[kind] for kind in ("camera", "depth",
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_yaml_copies_equal_the_built_in_profiles(kind: str) -> None:
-    assert load(CALIBRATION / f"{kind}.yaml") == DEFAULT_PROFILES[kind]
+    assert load_profile(CALIBRATION / f"{kind}.yaml") == DEFAULT_PROFILES[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -149,4 +149,4 @@ def test_a_broken_profile_file_is_named(tmp_path: Path) -> None:
     wrong.write_text("kind: depth\nscale: -1\n")
     for path in (broken, wrong, tmp_path / "absent.yaml", tmp_path):
         with pytest.raises(SensorError, match=path.name):
-            load(path)
+            load_profile(path)

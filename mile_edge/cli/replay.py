@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mile_edge.data.sensors import KINDS
+from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
 from mile_edge.replay import ReplayOptions, replay
 
@@ -27,6 +27,7 @@ examples:
   mile-edge replay bundles/reference drive.mcap --out out/drive --limit 500
   mile-edge replay bundles/reference drive.bag --topic /lepton/image=thermal --topic /rear/image_raw={OFF}
   mile-edge replay bundles/reference camvid_bag --class-map camvid_to_world.yaml
+  mile-edge replay bundles/reference drive.mcap --sensor-profile my_lepton.yaml
 
 A bag is a rosbag2 folder (MCAP or sqlite3), one of its files, or a ROS 1 .bag; damaged ones are read as far as they go,
 and the report counts what was lost. No ROS is needed.
@@ -75,6 +76,15 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--domains", metavar="TOPIC", help="std_msgs/String topic that names the true domain; default: /truth/domain"
     )
+    parser.add_argument(
+        "--sensor-profile",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML like calib/sensors/thermal.yaml: scale and range of your depth or thermal sensor, in place of the "
+        "bundle's; may be given several times",
+    )
     parser.add_argument("--class-map", type=Path, metavar="FILE", help="YAML: class of the bag to class of the bundle")
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N frames")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
@@ -94,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         predictions=not args.no_predictions,
         threads=args.threads,
+        profiles=tuple(map(load_profile, args.sensor_profile)),
     )
     console = Console(stderr=True)
     with _interruptible() as interrupted, _progress(console) as advance:

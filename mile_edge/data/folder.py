@@ -5,6 +5,7 @@
     ignore: 255
     sensor: camera          # or depth, thermal; camera where it is missing
     domain: dusk            # the folder's name where it is missing
+    profile: {scale: 0.04}  # of a depth or thermal sensor, what differs from calib/sensors
     classes:
       - {id: 0, name: sky, color: [128, 128, 128]}
 """
@@ -23,7 +24,7 @@ from ruamel.yaml.error import YAMLError
 
 from mile_edge.bundle import ClassLabel
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
-from mile_edge.errors import DataError
+from mile_edge.errors import DataError, SensorError
 
 VOID = 255
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -61,7 +62,7 @@ class FolderDataset:
 
     Args:
         path: the folder with ``images/``, or a folder of unlabelled images.
-        profile: how pixels become a frame; the default of the folder's sensor where it is missing.
+        profile: how pixels become a frame; what ``classes.yaml`` says where it is missing.
         classes: label space for a folder whose ``classes.yaml`` is missing.
 
     Raises:
@@ -85,7 +86,7 @@ class FolderDataset:
         self.domain = str(settings.get("domain", self.path.name))
         if self.sensor not in DEFAULT_PROFILES:
             raise DataError(f"{self.path}: sensor {self.sensor!r} is unknown; choose {', '.join(DEFAULT_PROFILES)}")
-        self.profile = profile or DEFAULT_PROFILES[self.sensor]
+        self.profile = profile or _profile(settings.get("profile", {}), self.sensor, self.path)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -148,6 +149,15 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
         if twice is not None:
             raise DataError(f"classes.yaml of {path}: two classes have the {shared} {twice!r}; give each its own")
     return classes
+
+
+def _profile(values: Any, sensor: str, path: Path) -> SensorProfile:
+    if not isinstance(values, dict):
+        raise DataError(f"classes.yaml of {path}: profile is {values!r}; write a mapping such as {{scale: 0.04}}")
+    try:
+        return SensorProfile.from_dict({"kind": sensor, **values}) if values else DEFAULT_PROFILES[sensor]
+    except SensorError as error:
+        raise DataError(f"classes.yaml of {path}: {error}") from None
 
 
 def _class(entry: dict[str, Any]) -> ClassLabel:

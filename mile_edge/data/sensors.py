@@ -145,7 +145,7 @@ DEFAULT_PROFILES: Mapping[str, SensorProfile] = {
 }
 
 
-def load(path: str | Path) -> SensorProfile:
+def load_profile(path: str | Path) -> SensorProfile:
     """Read a profile from a YAML file such as `calib/sensors/depth.yaml`.
 
     Raises:

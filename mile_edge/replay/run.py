@@ -48,6 +48,7 @@ class ReplayOptions:
         limit: stop after this many frames.
         predictions: write `predictions.mcap`.
         threads: of the network; as many as the process may use where None.
+        profiles: sensor profiles that take the place of the bundle's own of their kind.
     """
 
     out: Path = Path("out/replay")
@@ -58,6 +59,7 @@ class ReplayOptions:
     limit: int | None = None
     predictions: bool = True
     threads: int | None = None
+    profiles: tuple[SensorProfile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def replay(
     options = options or ReplayOptions()
     if options.limit is not None and options.limit < 1:
         raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
+    if options.threads is not None and options.threads < 1:
+        raise RecipeError(f"A network on {options.threads} threads cannot run; give 1 or more.")
     loaded = Bundle.open(bundle)
     names = [label.name for label in loaded.manifest.classes]
     class_map = read_class_map(options.class_map, names) if options.class_map else identity_map(len(names))
@@ -103,7 +107,7 @@ def replay(
             raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
         folder = stack.enter_context(aside(options.out))
         segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads))
-        frames = BagFrames(opened, plan, _profiles(loaded), class_map)
+        frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
         run = _Run(segmenter, Tally(loaded.manifest, loaded.experts()), progress, stop or (lambda: False))
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
@@ -150,10 +154,10 @@ class _Run:
             writer.write(frame, result.mask[0], result.expert[0])
 
 
-def _profiles(bundle: Bundle) -> dict[str, SensorProfile]:
-    """The bundle's own sensor profiles, which its experts were trained with, over the built-in ones."""
+def _profiles(bundle: Bundle, given: tuple[SensorProfile, ...]) -> dict[str, SensorProfile]:
+    """What the user gave over the bundle's own sensor profiles, and these over the built-in ones."""
     stored = {kind: SensorProfile.from_dict(values) for kind, values in bundle.manifest.sensors.items()}
-    return {**DEFAULT_PROFILES, **stored}
+    return {**DEFAULT_PROFILES, **stored, **{profile.kind: profile for profile in given}}
 
 
 def _total(bag: Bag, plan: TopicPlan, limit: int | None) -> int | None:
