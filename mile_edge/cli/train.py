@@ -123,6 +123,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.training.statistics import centres_of
 
     bundle = Bundle.open(args.bundle)
+    _check_name(args, bundle)
     data, held_out = ([_labelled(path, bundle, args) for path in paths] for paths in (args.data, args.val))
     task = ExpertTask(
         args.name,
@@ -146,6 +147,19 @@ def _train_expert(args: argparse.Namespace) -> int:
     }
     _tell(args, where, result)
     return 0
+
+
+def _check_name(args: argparse.Namespace, bundle: Bundle) -> None:
+    """Refuse now what the bundle would refuse after all the training."""
+    from mile_edge.bundle.strict_json import NAME
+
+    if not NAME.fullmatch(args.name):
+        raise DataError(f"--name is {args.name!r}; use lower-case letters, digits, - and _ (at most 64)")
+    taken = [entry.name for entry in bundle.manifest.experts]
+    if args.add and args.name in taken:
+        raise DataError(f"{args.bundle} has an expert {args.name!r} already; remove it first or give another --name")
+    if args.add and len(taken) > bundle.manifest.capacity:
+        raise DataError(f"{args.bundle} is full with {bundle.manifest.capacity} experts; remove one before --add")
 
 
 def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDataset | LabelledBag:
@@ -197,9 +211,18 @@ def _make_expert(
 def _schedule(args: argparse.Namespace) -> Schedule:
     from mile_edge.training.fit import Schedule
 
-    for option, low in (("steps", 1), ("batch", 1), ("patience", 0)):
-        if getattr(args, option) < low:
-            raise DataError(f"--{option} is {getattr(args, option)}; give at least {low}")
+    for option, low, high in (
+        ("steps", 1, 10**7),
+        ("batch", 1, 4096),
+        ("patience", 0, 10**7),
+        ("seed", 0, 2**31 - 1),
+        ("lr", 1e-9, 10.0),
+        ("balance", 0.0, 1.0),
+        ("foreign", 0.0, 1.0),
+    ):
+        # NaN is within no bounds.
+        if not low <= getattr(args, option) <= high:
+            raise DataError(f"--{option} is {getattr(args, option)}; give {low} to {high}")
     return Schedule(
         steps=args.steps,
         batch=args.batch,
@@ -216,8 +239,8 @@ def _augmentation(args: argparse.Namespace) -> Any:
     from mile_edge.training.augment import Augmentation
 
     low, high = args.zoom
-    if not 0 < low <= high:
-        raise DataError(f"--zoom is {low} {high}; give a smallest and a largest zoom above 0, such as 0.6 2")
+    if not 0.01 <= low <= high <= 100:
+        raise DataError(f"--zoom is {low:g} {high:g}; give a smallest and a largest of 0.01 to 100, such as 0.6 2")
     return Augmentation(scale=(low, high), photometric=0.5, foreign=args.foreign, crop=args.crop)
 
 

@@ -20,7 +20,7 @@ from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
 from mile_edge.export.recipe import ExportRecipe
 from mile_edge.export.weights import record_weights, recover_weights, share_weights
 from mile_edge.network.base import Base, base_from_weights, base_sha256, config_of, describe
-from mile_edge.network.one_pass import OnePass
+from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
 from mile_edge.training.statistics import gate_features, summarise
 
@@ -45,8 +45,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     weights = {name: weight.clone() for name, weight in base.state_dict().items() if not name.startswith(classifier)}
     # The base alone gets a classifier as wide as the bank's, so that the benchmark compares like with like.
     alone = copy.deepcopy(base)
-    wide = nn.Conv2d(own.classifier_weight.shape[1], recipe.max_classes, 1).requires_grad_(False)
-    replace_module(alone, classifier, wide)
+    replace_module(alone, classifier, FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1]))
     alone_graph = base_graph(alone, recipe.size, recipe.precision)
     pool = ExpertPool(base, recipe.rank, recipe.layers)
     network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap).eval()

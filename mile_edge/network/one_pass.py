@@ -124,6 +124,23 @@ class FrozenPass(nn.Module):
         return decide(self.base(pixel_values=pixels).logits, self.size)
 
 
+class FixedClassifier(nn.Module):
+    """The 1x1 classifier as a matrix product, like :class:`BankClassifier` with one set of weights.
+
+    ONNX Runtime reorders the whole map for a convolution; a baseline that paid for that would flatter the gated pass.
+    """
+
+    def __init__(self, classes: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, hidden) * hidden**-0.5, requires_grad=False)
+        self.bias = nn.Parameter(torch.zeros(classes, 1), requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(B, hidden, h, w) to (B, classes, h, w)."""
+        scores = self.weight @ hidden.flatten(2) + self.bias
+        return scores.reshape(-1, len(self.weight), hidden.shape[2], hidden.shape[3])
+
+
 class BankClassifier(nn.Module):
     """The 1x1 classifier whose weights are read from each sample's bank row."""
 
