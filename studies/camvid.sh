@@ -13,11 +13,11 @@ mkdir -p "$work" "$street"
 [ -d "$street/base" ] || mile-edge train base "$street/train/clear" --out "$street/base" --size 240x320 \
     --steps 1200 --foreign 0.3 --seed 0
 [ -d "$work/base" ] || mile-edge train base "$data/camvid/day/train" --base "$street/base" --out "$work/base" \
-    --size 352x480 --crop 240x320 --steps 1600 --lr 1e-3 --seed 0
+    --size 352x480 --crop 240x320 --steps 1300 --lr 1e-3 --seed 0
 [ -d "$bundle" ] || mile-edge export "$work/base" --recipe export/segformer-b0-352x480.yaml \
     --data "$data/camvid/day/train" --own day --domains day --name camvid --out "$bundle"
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
-    --domains dusk --crop 240x320 --steps 300 --out "$work/dusk.safetensors" --add
+    --domains dusk --crop 240x320 --steps 250 --out "$work/dusk.safetensors" --add
 
 # Real thermal frames without labels (RoadScene): the gate learns to know them, the base segments them as best it can.
 # Every third frame is kept for the test; the links make folders of the two parts.

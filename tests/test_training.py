@@ -16,6 +16,7 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
 from mile_edge.bundle import Bundle, read_expert
+from mile_edge.cli.main import main
 from mile_edge.data.folder import FolderDataset, LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.export.bundle import base_of, pool_of
@@ -133,6 +134,31 @@ def test_the_command_survives_a_kill_and_finishes_the_expert(workshop_bundle: Pa
     assert account["steps"] == 60
     assert read_expert(tmp_path / "day.safetensors").name == "day"
     assert not (tmp_path / "day.checkpoint").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--name", "Fog!"], "--name"),
+        (["--name", "base", "--add"], "already"),
+        (["--name", "fog", "--lr", "nan"], "--lr"),
+        (["--name", "fog", "--seed", "-1"], "--seed"),
+        (["--name", "fog", "--steps", "0"], "--steps"),
+        (["--name", "fog", "--foreign", "2"], "--foreign"),
+        (["--name", "fog", "--zoom", "2", "1"], "--zoom"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_what_cannot_end_well_is_refused_before_a_step_is_taken(
+    workshop_bundle: Path, tmp_path: Path, options: list[str], word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_data(tmp_path / "day", 2)
+    out = tmp_path / "day.safetensors"
+    assert main(["train", "expert", str(workshop_bundle), str(tmp_path / "day"), "--out", str(out), *options]) == 2
+    told = capsys.readouterr().err
+    assert word in told
+    assert told.count("\n") == 1
+    assert not out.exists()
 
 
 def test_void_pixels_teach_nothing(workshop_bundle: Path) -> None:

@@ -257,7 +257,7 @@ def _progress(name: str) -> Iterator[Any]:
         TextColumn("loss {task.fields[loss]:.3f}  mIoU {task.fields[miou]}  {task.fields[left]} left"),
     )
     console = Console(stderr=True)
-    with Bar(*columns, console=console) as bar:
+    with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(name, total=None, loss=float("nan"), miou="-", left="?")
 
         def report(progress: Progress) -> None:
