@@ -78,7 +78,8 @@ class Tally:
         if frame.label is not None:
             miou = self.scores.add(frame.topic, domain or NO_DOMAIN, frame.label, mask)
         distance = float(result.distance[0, int(result.expert_index[0])])
-        novelty = distance / self.thresholds.get(expert, 1.0)
+        # A manifest may hold a threshold of 0.
+        novelty = distance / (self.thresholds.get(expert) or 1.0)
 
         def shoot() -> Shot:
             pictures = thumbnails(frame.frame, mask, frame.label, self._colors)
