@@ -4,6 +4,12 @@ ROBOT ?= .venv
 WORKSHOP ?= .venv-workshop
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
+# Debian's python3 may come without venv and leave half an environment behind.
+define environment
+	$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1) || \
+		{ rm -rf $(1); echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef
+
 .PHONY: help demo test lint install workshop reference camvid clean
 
 help:
@@ -14,12 +20,12 @@ help:
 	@echo "make camvid     train base and dusk expert on the real CamVid frames (under 45 minutes on two cores)"
 
 $(ROBOT)/.installed: pyproject.toml
-	test -x $(ROBOT)/bin/python || $(PYTHON) -m venv $(ROBOT)
+	$(call environment,$(ROBOT))
 	$(ROBOT)/bin/python -m pip install --quiet --no-compile --editable .
 	touch $@
 
 $(WORKSHOP)/.installed: pyproject.toml
-	test -x $(WORKSHOP)/bin/python || $(PYTHON) -m venv $(WORKSHOP)
+	$(call environment,$(WORKSHOP))
 	$(WORKSHOP)/bin/python -m pip install --quiet --no-compile --editable '.[train,dev]'
 	touch $@
 
@@ -37,6 +43,7 @@ lint: $(WORKSHOP)/.installed
 
 reference: $(WORKSHOP)/.installed
 	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/reference.sh
+	@echo "The new bundle is out/reference/bundle; to ship it: rm -rf bundles/reference && cp -r out/reference/bundle bundles/reference"
 
 camvid: $(WORKSHOP)/.installed
 	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/camvid.sh

@@ -35,7 +35,7 @@ def street_frames() -> dict[str, np.ndarray]:
     from mile_edge.data.sensors import DEFAULT_PROFILES
     from mile_edge.data.world import DOMAINS, World
 
-    views = World(4242).views(3.0, DOMAINS)
+    views = World(4243).views(1.0, DOMAINS)
     frames = {domain: view.rgb for domain, view in views.items()}
     frames["depth"] = DEFAULT_PROFILES["depth"].to_frame(views["clear"].depth, "16UC1")
     frames["thermal"] = DEFAULT_PROFILES["thermal"].to_frame(views["clear"].thermal, "mono16")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -165,8 +167,13 @@ def test_the_base_hash_knows_weights_but_not_the_classifier() -> None:
     assert base_sha256(one) != base_sha256(other)
 
 
-def test_a_base_that_does_not_exist_is_one_sentence() -> None:
-    with pytest.raises(RecipeError, match="cannot be loaded"):
+def test_a_base_that_does_not_exist_or_is_damaged_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="does not exist"):
         load_base("/nowhere/at/all")
+    base().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(RecipeError, match="cannot be loaded"):
+        load_base(str(tmp_path))
     with pytest.raises(RecipeError, match="unknown"):
         load_base("random:resnet-50")

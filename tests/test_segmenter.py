@@ -112,15 +112,45 @@ def test_removing_an_expert_restores_the_whitening_exactly(tiny_bundle: Path, tm
         assert np.array_equal(whitening(segmenter.bundle.experts(), segmenter.manifest.gate), before)
 
 
-def test_a_row_without_an_adapter_is_exactly_the_base(tiny_bundle: Path, street_frames: dict[str, np.ndarray]) -> None:
-    import onnxruntime
-
-    base = onnxruntime.InferenceSession(str(tiny_bundle / "base.onnx"), providers=["CPUExecutionProvider"])
-    assert base.get_inputs()[0].name == "frames"
+def test_a_row_without_an_adapter_is_the_base(tiny_bundle: Path, street_frames: dict[str, np.ndarray]) -> None:
     with Segmenter.open(tiny_bundle) as segmenter:
-        layout = segmenter.manifest.low_rank
-        row = segmenter._bank.rows[0]
+        layout, row = segmenter.manifest.low_rank, segmenter._bank.rows[0]
         assert not row[: layout.classifier_offset].any()
+        segmenter.pin(segmenter.experts[0])
+        before = segmenter(street_frames["clear"])
+        # Whatever A is, a B of zero changes nothing.
+        row[: layout.rank * layout.layers[0].in_features] = 7.0
+        after = segmenter(street_frames["clear"])
+    assert np.array_equal(before.mask, after.mask)
+    assert np.array_equal(before.confidence, after.confidence)
+
+
+def test_an_expert_replaced_by_another_process_is_taken_over_whole(
+    tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    for seed in (1, 2, 3):
+        write_expert(tmp_path / f"{seed}.safetensors", another(tiny_bundle, "new" if seed < 3 else "other", seed))
+    with Segmenter.open(tiny_bundle) as segmenter:
+        segmenter.add_expert(tmp_path / "1.safetensors")
+        elsewhere = Bundle.open(tiny_bundle).remove("new")
+        elsewhere.add(tmp_path / "2.safetensors")
+        segmenter.add_expert(tmp_path / "3.safetensors")
+        segmenter.pin("new")
+        live = segmenter(street_frames["fog"]).mask
+    with Segmenter.open(tiny_bundle) as reopened:
+        reopened.pin("new")
+        assert np.array_equal(reopened(street_frames["fog"]).mask, live)
+
+
+def test_no_frame_is_taken_after_close_and_none_under_no_expert(
+    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    segmenter = Segmenter.open(tiny_bundle)
+    with pytest.raises(ExpertError, match="at least one"):
+        segmenter(street_frames["fog"], only=())
+    segmenter.close()
+    with pytest.raises(BackendError, match="closed"):
+        segmenter(street_frames["fog"])
 
 
 def test_frames_keep_flowing_while_experts_are_added_and_removed(
@@ -199,7 +229,7 @@ def test_an_expert_that_does_not_fit_changes_nothing(
         for file in ("bad", "foreign"):
             with pytest.raises(ExpertError):
                 segmenter.add_expert(tmp_path / f"{file}.safetensors")
-        with pytest.raises(ExpertError):
+        with pytest.raises(BundleError, match="no expert 'nobody'"):
             segmenter.remove_expert("nobody")
         assert segmenter.experts == names
         assert np.array_equal(segmenter(street_frames["clear"]).mask, before)

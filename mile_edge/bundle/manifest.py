@@ -249,7 +249,10 @@ def _gate(fields: Fields, names: set[str]) -> Gate:
     shrink = fields.number("shrink", 0.0, 1.0)
     hysteresis = fields.number("hysteresis", 0.0, 1e9)
     thresholds = fields.inner("thresholds")
-    values = {name: thresholds.number(name, 0.0, 1e30) for name in sorted(names) if thresholds.peek(name) is not None}
+    # A Gaussian gate's distance is a log-likelihood, which may lie below zero.
+    lowest = -1e30 if kind == "gaussian" else 0.0
+    calibrated = [name for name in sorted(names) if thresholds.peek(name) is not None]
+    values = {name: thresholds.number(name, lowest, 1e30) for name in calibrated}
     thresholds.finish()
     fields.finish()
     return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from mile_edge.data.folder import FolderDataset
 from mile_edge.errors import DataError
 from mile_edge.replay.gate import right_expert
 from mile_edge.runtime import Segmenter
+from mile_edge.runtime.gate_inputs import HYSTERESIS
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class GateCalibration:
         hysteresis: distance by which another expert must be nearer before a stream changes to it.
         accuracy: share of known frames whose nearest expert is the right one, before hysteresis.
         false_alarms: share of known frames beyond their expert's threshold.
-        auroc: known against unknown frames by distance over threshold; ``None`` without unknown frames.
+        auroc: known against unknown frames by distance beyond the threshold; ``None`` without unknown frames.
         detected: share of unknown frames beyond the threshold of the expert they went to; ``None`` without any.
         frames: frames looked at, known and unknown.
     """
@@ -69,24 +70,37 @@ def calibrate_gate(
         raise DataError(f"no expert knows the domains {domains}; give held-out frames of at least one known domain")
     rows = segmenter.rows
     thresholds = {name: float(np.percentile(np.stack(of)[:, rows[name]], percentile)) for name, of in known.items()}
-    limits = np.full(len(next(iter(known.values()))[0]), np.inf)
-    for name, limit in thresholds.items():
-        limits[rows[name]] = limit
+    nearest = _Nearest(rows, {**segmenter.manifest.gate.thresholds, **thresholds})
     # How far a frame of one domain was ever drawn to a wrong expert: a stream that stays put needs no more than this.
-    excess = [d[rows[name]] - d.min() for name, of in known.items() for d in of]
-    wrong = [gap for gap in excess if gap > 0]
-    everything = np.concatenate([np.stack(of) for of in known.values()])
-    known_ratio = (everything / limits).min(axis=1)
-    unknown_ratio = (np.stack(unknown) / limits).min(axis=1) if unknown else np.zeros(0)
+    gaps = [float(d[rows[name]] - d[nearest.used].min()) for name, of in known.items() for d in of]
+    wrong = [gap for gap in gaps if gap > 0]
+    inside = nearest.beyond(np.concatenate([np.stack(of) for of in known.values()]))
+    outside = nearest.beyond(np.stack(unknown)) if unknown else np.zeros(0)
+    margin = float(np.percentile(wrong, 95)) if wrong else 0.0
     return GateCalibration(
         thresholds={name: round(limit, 4) for name, limit in sorted(thresholds.items())},
-        hysteresis=round(max(0.5, float(np.percentile(wrong, 95)) if wrong else 0.5), 4),
-        accuracy=1 - len(wrong) / len(excess),
-        false_alarms=float((known_ratio > 1).mean()),
-        auroc=auroc(known_ratio, unknown_ratio) if unknown else None,
-        detected=float((unknown_ratio > 1).mean()) if unknown else None,
-        frames=(len(everything), len(unknown)),
+        hysteresis=round(max(HYSTERESIS[segmenter.manifest.gate.kind], margin), 4),
+        accuracy=1 - len(wrong) / len(gaps),
+        false_alarms=float((inside > 0).mean()),
+        auroc=auroc(inside, outside) if unknown else None,
+        detected=float((outside > 0).mean()) if unknown else None,
+        frames=(len(inside), len(outside)),
     )
+
+
+class _Nearest:
+    """Judges frames as the runtime does: by the threshold of the nearest expert, rows without one left out."""
+
+    def __init__(self, rows: Mapping[str, int], thresholds: Mapping[str, float]) -> None:
+        self.used = np.array(sorted(rows.values()))
+        self._limits = np.full(self.used.max() + 1, np.inf)
+        for name, limit in thresholds.items():
+            self._limits[rows[name]] = limit
+
+    def beyond(self, distances: np.ndarray) -> np.ndarray:
+        """(N, E) distances to (N,) by how much each frame's nearest expert is farther than its threshold."""
+        best = self.used[distances[:, self.used].argmin(axis=1)]
+        return distances[np.arange(len(distances)), best] - self._limits[best]
 
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:

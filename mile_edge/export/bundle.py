@@ -22,6 +22,7 @@ from mile_edge.export.weights import record_weights, recover_weights, share_weig
 from mile_edge.network.base import Base, base_from_weights, base_sha256, config_of, describe
 from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
+from mile_edge.runtime.gate_inputs import HYSTERESIS
 from mile_edge.training.statistics import gate_features, summarise
 
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
@@ -71,7 +72,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
             dim=dim,
             prototypes=prototypes,
             shrink=recipe.shrink,
-            hysteresis=recipe.hysteresis,
+            hysteresis=HYSTERESIS[recipe.gate] if recipe.hysteresis is None else recipe.hysteresis,
         ),
         capacity=recipe.capacity,
         sensors={kind: profile.to_dict() for kind, profile in DEFAULT_PROFILES.items()},

@@ -30,7 +30,8 @@ class ExportRecipe:
         gate: kind of the prototype gate.
         prototypes: K per expert.
         shrink: of the pooled covariance towards a multiple of the identity.
-        hysteresis: distance by which another expert must be nearer before a stream changes to it.
+        hysteresis: distance by which another expert must be nearer before a stream changes to it; where it is missing,
+            what suits the gate's kind.
         capacity: experts beside the base.
         max_classes: how far the label space may grow.
     """
@@ -46,7 +47,7 @@ class ExportRecipe:
     gate: str = "mahalanobis"
     prototypes: int = 1
     shrink: float = 0.001
-    hysteresis: float = 0.5
+    hysteresis: float | None = None
     capacity: int = 16
     max_classes: int = 16
 
@@ -94,7 +95,7 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("gate", recipe.gate in KINDS, f"one of {', '.join(KINDS)}"),
         ("prototypes", _whole(recipe.prototypes, 1, 64), "1 to 64"),
         ("shrink", _number(recipe.shrink) and 0 <= recipe.shrink <= 1, "between 0 and 1"),
-        ("hysteresis", _number(recipe.hysteresis) and recipe.hysteresis >= 0, "0 or more"),
+        ("hysteresis", _margin(recipe.hysteresis), "0 or more"),
         ("capacity", _whole(recipe.capacity, 1, 4096), "1 to 4096"),
         ("max_classes", _whole(recipe.max_classes, 1, 255), "1 to 255"),
         ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
@@ -106,6 +107,10 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
 
 def _whole(value: object, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _margin(value: object) -> bool:
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0)
 
 
 def _number(value: object) -> bool:

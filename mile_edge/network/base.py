@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerConfig
 from transformers.utils import logging
 
@@ -88,6 +90,8 @@ def load_base(source: str, num_classes: int | None = None) -> Base:
         config = _random_config(source.removeprefix("random:"), num_classes or 19)
         model = AutoModelForSemanticSegmentation.from_config(config)
     else:
+        if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
+            raise RecipeError(f"base {source!r} does not exist; give a folder, a hub name or random:segformer-b0")
         try:
             overrides = {} if num_classes is None else {"num_labels": num_classes}
             model = AutoModelForSemanticSegmentation.from_pretrained(
@@ -97,7 +101,7 @@ def load_base(source: str, num_classes: int | None = None) -> Base:
                 use_safetensors=True,
                 **overrides,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
             reason = str(error).splitlines()[0]
             raise RecipeError(f"base {source!r} cannot be loaded ({reason}); give a folder or a hub name") from error
     return _prepare(model)

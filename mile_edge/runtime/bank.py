@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, Expert, Manifest
+from mile_edge.bundle import Bundle, ExpertEntry, Manifest
 from mile_edge.errors import BundleError
 from mile_edge.runtime import gate_inputs
 
@@ -49,53 +49,75 @@ class Bank:
         manifest = bundle.manifest
         dtype = np.float16 if manifest.network.precision == "fp16" else np.float32
         self.rows = np.zeros((manifest.capacity + 1, manifest.low_rank.row_length), dtype)
-        self._slots: dict[str, int] = {}
-        self._experts: dict[str, Expert] = {}
-        self.state = self.publish(bundle)
+        # By name and content: a file that was replaced under the same name is another expert and takes another row.
+        self._slots: dict[ExpertEntry, int] = {}
+        self.state = self._state(bundle, self._place(bundle, set()))
 
-    def free_row(self) -> int:
-        """The first row that no published expert uses.
+    def publish(self, bundle: Bundle, drained: Callable[[], None]) -> None:
+        """Bring rows and gate in line with the bundle; the result becomes :attr:`state`.
+
+        Args:
+            bundle: the next state of the bundle this bank was made for.
+            drained: waits until no frame is in flight that began before the last published state.
 
         Raises:
-            BundleError: all are taken.
+            BundleError: the bundle now has another network, or its gate statistics are degenerate; nothing has changed.
         """
-        taken = set(self._slots.values())
-        for row in range(len(self.rows)):
-            if row not in taken:
-                return row
-        raise BundleError(
-            f"the bank's {len(self.rows) - 1} rows are full; remove an expert or export with more capacity"
-        )
+        if _network_of(bundle.manifest) != _network_of(self.state.manifest):
+            raise BundleError(f"{bundle.path} was exported anew while it was open; open it again")
+        drained()
+        in_use = set(self.state.rows.values())
+        if len(in_use | set(self._kept(bundle).values())) + len(self._new(bundle)) > len(self.rows):
+            # Some rows are only free once the frames that still read them are done: let go of them first.
+            kept = self._kept(bundle)
+            self.state = self._without(kept)
+            drained()
+            in_use = set(kept.values())
+        slots = self._place(bundle, in_use)
+        self.state = self._state(bundle, slots)
 
-    def write(self, row: int, expert: Expert, manifest: Manifest) -> None:
-        """Copy one expert into a row that no frame reads."""
-        ids = {label.name: index for index, label in enumerate(manifest.classes)}
-        self.rows[row] = manifest.low_rank.pack(expert, [ids[label.name] for label in expert.classes])
+    def _kept(self, bundle: Bundle) -> dict[ExpertEntry, int]:
+        return {entry: row for entry, row in self._slots.items() if entry in bundle.manifest.experts}
 
-    def publish(self, bundle: Bundle) -> GateState:
-        """Bring rows and gate in line with the bundle; the returned state also becomes :attr:`state`."""
-        manifest = bundle.manifest
-        experts = {expert.name: expert for expert in bundle.experts()}
-        self._slots = {name: row for name, row in self._slots.items() if name in experts}
-        for name, expert in experts.items():
-            if name not in self._slots:
-                row = self.free_row()
-                self.write(row, expert, manifest)
-                self._slots[name] = row
-        self._experts = experts
-        self.state = self._state(manifest)
-        return self.state
+    def _new(self, bundle: Bundle) -> list[ExpertEntry]:
+        return [entry for entry in bundle.manifest.experts if entry not in self._slots]
 
-    def _state(self, manifest: Manifest) -> GateState:
-        gate, count = manifest.gate, len(self.rows)
+    def _place(self, bundle: Bundle, in_use: set[int]) -> dict[ExpertEntry, int]:
+        """A row for every expert; new ones are written into rows outside ``in_use``."""
+        slots = self._kept(bundle)
+        experts = dict(zip(bundle.manifest.experts, bundle.experts(), strict=True))
+        free = (row for row in range(len(self.rows)) if row not in in_use | set(slots.values()))
+        for entry in self._new(bundle):
+            row = next(free)
+            ids = bundle.manifest.class_ids(experts[entry].classes)
+            self.rows[row] = bundle.manifest.low_rank.pack(experts[entry], ids)
+            slots[entry] = row
+        return slots
+
+    def _without(self, kept: Mapping[ExpertEntry, int]) -> GateState:
+        """The present state with every row but the kept ones closed to the gate."""
+        bias = np.full_like(self.state.bias, gate_inputs.NEVER)
+        bias[list(kept.values())] = 0
+        return replace(self.state, rows={entry.name: row for entry, row in kept.items()}, bias=bias)
+
+    def _state(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:
+        manifest, count = bundle.manifest, len(self.rows)
+        gate = manifest.gate
+        experts = dict(zip(manifest.experts, bundle.experts(), strict=True))
+        rows = {entry.name: row for entry, row in slots.items()}
         prototypes = np.repeat(gate_inputs.empty_rows(gate)[None], count, axis=0)
         bias = np.full(count, gate_inputs.NEVER, np.float32)
         names: list[str | None] = [None] * count
-        for name, row in self._slots.items():
-            prototypes[row] = gate_inputs.prototype_rows(self._experts[name], gate)
-            bias[row], names[row] = 0, name
-        whitening = gate_inputs.whitening(list(self._experts.values()), gate)
-        limits = gate_inputs.thresholds(self._slots, gate, count)
+        for entry, row in slots.items():
+            prototypes[row] = gate_inputs.prototype_rows(experts[entry], gate)
+            bias[row], names[row] = 0, entry.name
+        whitening = gate_inputs.whitening(list(experts.values()), gate)
+        limits = gate_inputs.thresholds(rows, gate, count)
         for array in (prototypes, whitening, bias, limits):
             array.flags.writeable = False
-        return GateState(manifest, dict(self._slots), tuple(names), prototypes, whitening, bias, limits)
+        self._slots = slots
+        return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, limits)
+
+
+def _network_of(manifest: Manifest) -> tuple[object, ...]:
+    return manifest.network, manifest.base.sha256, manifest.low_rank, manifest.capacity

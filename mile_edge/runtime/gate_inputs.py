@@ -15,6 +15,9 @@ from mile_edge.errors import BundleError
 
 # Far enough that an empty row is never nearest, near enough that its square is still a finite float32.
 FAR = 1e6
+# How much nearer another expert must be before a stream changes to it, in each distance's own scale: a tenth or so of
+# what lies between two domains.
+HYSTERESIS = {"mahalanobis": 0.5, "kmeans": 0.5, "gaussian": 5.0, "l2": 0.05, "cosine": 0.01}
 NEVER = np.float32(-1e30)
 
 

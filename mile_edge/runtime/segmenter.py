@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from mile_edge.bundle import Bundle, ClassLabel, Manifest
-from mile_edge.errors import ExpertError, SensorError
+from mile_edge.errors import BackendError, ExpertError, MileError, SensorError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.onnx_backend import OnnxBackend
@@ -29,7 +29,8 @@ class Segmentation:
         confidence: (B, H, W) uint8, 255 for certain.
         expert: name of the expert that each sample went through.
         expert_index: (B,) int32, its row in the bank.
-        distance: (B, E) float32 from each sample to each expert's nearest prototype; huge for free rows.
+        distance: (B, E) float32 from each sample to each row's nearest prototype; rows without an
+            expert hold a number without meaning.
         novel: (B,) bool, farther from its expert than that expert's calibrated threshold.
         timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
     """
@@ -59,6 +60,7 @@ class Segmenter:
         self._in_flight: dict[int, GateState] = {}
         self._last: dict[Hashable, str] = {}
         self._pins: dict[Hashable, str] = {}
+        self._closed = False
 
     @classmethod
     def open(
@@ -110,13 +112,14 @@ class Segmenter:
 
         Args:
             frames: (H, W, 3) or (B, H, W, 3) uint8, of any size.
-            sensor: kind of the sensor; the stream's key where ``stream`` is missing.
-            stream: whose frames these are, for hysteresis and pins; for example a topic.
-            only: names of the experts that may be chosen; all where it is missing.
+            sensor: kind of the sensor, the stream's key where ``stream`` is missing; the gate itself needs no telling.
+            stream: whose frames these are, for hysteresis and pins; for example a topic. A batch is of one stream.
+            only: names of the experts that may be chosen, to restrict a sensor to some; all where it is missing.
 
         Raises:
             SensorError: the array is no batch of uint8 frames.
-            ExpertError: a name in ``only`` is not loaded.
+            ExpertError: a name in ``only`` is not loaded, or it is empty.
+            BackendError: the pass failed, or the segmenter is closed.
         """
         started = time.perf_counter()
         frames = _batch(frames)
@@ -160,22 +163,25 @@ class Segmenter:
             BundleError: the bundle is full or cannot be written; nothing has changed.
         """
         with self._change:
-            before = set(self.experts)
             bundle = self._bundle.add(path, name)
-            self._publish(bundle)
-            added = [entry.name for entry in bundle.manifest.experts if entry.name not in before]
-            return added[-1] if added else bundle.manifest.experts[-1].name
+            added = bundle.manifest.experts[-1].name
+            try:
+                self._publish(bundle)
+            except MileError:
+                bundle.remove(added)
+                raise
+            return added
 
     def remove_expert(self, name: str) -> None:
         """Take an expert out of the gate, the bank and the bundle; the others' masks stay bit-identical.
 
         Raises:
-            ExpertError: no such expert, or it is the base.
-            BundleError: the bundle cannot be written; nothing has changed.
+            BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
         """
         with self._change:
             self._publish(self._bundle.remove(name))
-            self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
+            with self._idle:
+                self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
 
     def pin(self, name: str, stream: Hashable = None) -> None:
         """Use one expert whatever the gate says, for one stream or for all.
@@ -184,15 +190,18 @@ class Segmenter:
             ExpertError: no such expert.
         """
         self._row(self._bank.state, name)
-        self._pins = {**self._pins, stream: name}
+        with self._idle:
+            self._pins = {**self._pins, stream: name}
 
     def auto(self, stream: Hashable = None) -> None:
         """Let the gate choose again, for one stream or for all of them."""
-        self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
+        with self._idle:
+            self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
 
     def close(self) -> None:
-        """Wait for frames in flight; a closed segmenter only answers questions."""
+        """Wait for frames in flight and take no more."""
         with self._idle:
+            self._closed = True
             self._idle.wait_for(lambda: not self._in_flight)
 
     def __enter__(self) -> Segmenter:
@@ -215,6 +224,8 @@ class Segmenter:
         return bias
 
     def _allowing(self, state: GateState, names: Sequence[str]) -> np.ndarray:
+        if not names:
+            raise ExpertError("no expert may be chosen; name at least one in `only`, or leave it out for all")
         bias = np.full_like(state.bias, gate_inputs.NEVER)
         for name in names:
             bias[self._row(state, name)] = 0
@@ -231,6 +242,8 @@ class Segmenter:
         """Hold the state of this moment: as long as a frame is in flight, no row that it may read is written."""
         ticket = object()
         with self._idle:
+            if self._closed:
+                raise BackendError("the segmenter is closed; open the bundle again")
             state = self._bank.state
             self._in_flight[id(ticket)] = state
         try:
@@ -241,12 +254,14 @@ class Segmenter:
                 self._idle.notify_all()
 
     def _publish(self, bundle: Bundle) -> None:
-        """Write new rows, then tell the gate. A row that was freed may still be read by a frame that began before."""
+        self._bank.publish(bundle, self._drained)
+        self._bundle = bundle
+
+    def _drained(self) -> None:
+        """Wait until every frame in flight began under the present state: what that state freed, nobody reads."""
         current = self._bank.state
         with self._idle:
             self._idle.wait_for(lambda: all(state is current for state in self._in_flight.values()))
-        self._bank.publish(bundle)
-        self._bundle = bundle
 
 
 def _batch(frames: np.ndarray) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,10 +21,9 @@ from torch.nn import functional
 from mile_edge.data.folder import VOID, LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.pixels import normalise
-from mile_edge.replay.scores import mean_iou
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.checkpoint import Checkpoint
-from mile_edge.training.evaluate import confusion_matrix
+from mile_edge.training.state import TrainingState
 
 # Normalised pixels (B, 3, H, W) float32 and class ids (B, H, W) int64.
 _Batch = tuple[torch.Tensor, torch.Tensor]
@@ -118,8 +117,10 @@ def fit(
     weights = _class_weights(labelled, num_classes, schedule.class_balance)
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
-    state = _State(network, parameters, optimiser, schedule.average, train_statistics)
-    saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, labelled, parameters)) if checkpoint else None
+    state = TrainingState(network, parameters, optimiser, schedule.average, train_statistics)
+    saved = (
+        Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network)) if checkpoint else None
+    )
     started, history, best = time.monotonic(), [], -math.inf
     step, seconds = 0, 0.0
     if saved and (resumed := saved.load()):
@@ -154,73 +155,6 @@ def fit(
     state.put_best()
     network.eval()
     return FitResult(best if validation else float("nan"), step, seconds + time.monotonic() - started, tuple(history))
-
-
-class _State:
-    """Everything that a resumed run needs: weights, their average, the best so far, and the optimiser's moments."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        parameters: dict[str, nn.Parameter],
-        optimiser: torch.optim.AdamW,
-        decay: float,
-        train_statistics: bool,
-    ) -> None:
-        self.network, self.optimiser, self.decay = network, optimiser, decay
-        self.live: dict[str, torch.Tensor] = dict(parameters)
-        if train_statistics:
-            self.live |= {n: b for n, b in network.named_buffers() if b.is_floating_point()}
-        self.parameters = parameters
-        self.average = {name: tensor.detach().clone() for name, tensor in self.live.items()}
-        self.best = copy.deepcopy(self.average)
-
-    @torch.no_grad()
-    def update_average(self, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, tensor in self.live.items():
-            self.average[name].lerp_(tensor.detach(), 1 - decay)
-
-    def validate(self, frames: Sequence[LabelledFrame], size: tuple[int, int], num_classes: int) -> float:
-        if not frames:
-            return float("nan")
-        live = {name: tensor.detach().clone() for name, tensor in self.live.items()}
-        self._write(self.average)
-        self.network.eval()
-        miou = mean_iou(confusion_matrix(self.network, frames, size, num_classes))
-        self._write(live)
-        return float("nan") if miou is None else miou
-
-    def keep_best(self) -> None:
-        self.best = {name: tensor.clone() for name, tensor in self.average.items()}
-
-    def put_best(self) -> None:
-        self._write(self.best)
-
-    def tensors(self) -> dict[str, torch.Tensor]:
-        groups = {"live": self.live, "average": self.average, "best": self.best}
-        tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
-                tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
-        return tensors
-
-    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
-        self._write({name: tensors[f"live.{name}"] for name in self.live})
-        self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
-        self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
-        for name, parameter in self.parameters.items():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            found = {
-                key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors
-            }
-            if found:
-                self.optimiser.state[parameter] = found
-
-    @torch.no_grad()
-    def _write(self, values: dict[str, torch.Tensor]) -> None:
-        for name, tensor in self.live.items():
-            tensor.copy_(values[name])
 
 
 def _one_ahead(draw: Callable[[], _Batch], count: int) -> Iterator[_Batch]:
@@ -295,11 +229,20 @@ def _epochs_since_best(history: Sequence[tuple[int, float, float]]) -> int:
 
 
 def _fingerprint(
-    schedule: Schedule, augmentation: Augmentation, frames: Sequence[LabelledFrame], parameters: dict[str, nn.Parameter]
+    schedule: Schedule,
+    augmentation: Augmentation,
+    size: tuple[int, int],
+    frames: Sequence[LabelledFrame],
+    network: nn.Module,
 ) -> str:
-    shapes = {name: list(p.shape) for name, p in parameters.items()}
-    text = json.dumps([asdict(schedule), asdict(augmentation), [f.name for f in frames], shapes])
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Of everything that decides the run's steps: settings, every pixel and label, and the weights it starts from."""
+    digest = hashlib.sha256(json.dumps([asdict(schedule), asdict(augmentation), size, len(frames)]).encode())
+    for sample in frames:
+        for array in (sample.frame, np.asarray(sample.label)):
+            digest.update(zlib.crc32(array.tobytes()).to_bytes(4, "little"))
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + zlib.crc32(tensor.detach().contiguous().numpy()).to_bytes(4, "little"))
+    return digest.hexdigest()
 
 
 def _fast_bfloat16() -> bool:

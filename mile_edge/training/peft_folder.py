@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from mile_edge.bundle import ClassLabel, Expert, LowRankLayout
 from mile_edge.errors import ExpertError
@@ -91,9 +92,11 @@ def read_peft(
         raise ExpertError(
             f"PEFT folder {folder} has rank {rank}, the bundle rank {layout.rank}; train with r={layout.rank}"
         )
-    scale = config.get("lora_alpha", rank) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scale = _scale(config, folder)
     try:
-        tensors = load_file(folder / "adapter_model.safetensors")
+        # Through torch, for adapters are often bfloat16, which numpy does not know.
+        loaded = load_file(folder / "adapter_model.safetensors")
+        tensors = {name: tensor.float().numpy() for name, tensor in loaded.items()}
     except (OSError, SafetensorError) as error:
         raise ExpertError(f"PEFT folder {folder} has no readable adapter_model.safetensors ({error})") from error
     low_rank = {}
@@ -106,8 +109,8 @@ def read_peft(
                 f"PEFT folder {folder} does not adapt {layer.name}; adapt all layers of the bundle"
             ) from error
         # 1x1 convolutions come as (rank, in, 1, 1) and (out, rank, 1, 1).
-        low_rank[layer.name] = (_flat(a), _flat(b) * np.float32(scale))
-    weight, bias = _classifier(tensors, classifier, own)
+        low_rank[layer.name] = (_flat(a, layer.name), _flat(b, layer.name) * np.float32(scale))
+    weight, bias, classes = _classifier(tensors, classifier, own, classes)
     if tensors:
         raise ExpertError(
             f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out"
@@ -132,6 +135,13 @@ def read_peft(
     )
 
 
+def _scale(config: Mapping[str, Any], folder: Path) -> float:
+    rank, alpha = config["r"], config.get("lora_alpha")
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+        raise ExpertError(f"PEFT folder {folder} has lora_alpha {alpha!r}; give a number")
+    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
@@ -147,12 +157,21 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _classifier(tensors: dict[str, np.ndarray], classifier: str, own: Expert) -> tuple[np.ndarray, np.ndarray]:
-    keys: Mapping[str, str] = {part: f"{_PREFIX}{classifier}.{part}" for part in ("weight", "bias")}
-    if keys["weight"] not in tensors:
-        return np.asarray(own.classifier_weight), np.asarray(own.classifier_bias)
-    return _flat(tensors.pop(keys["weight"])), np.asarray(tensors.pop(keys["bias"]), np.float32)
+def _classifier(
+    tensors: dict[str, np.ndarray], classifier: str, own: Expert, classes: tuple[ClassLabel, ...]
+) -> tuple[np.ndarray, np.ndarray, tuple[ClassLabel, ...]]:
+    """The folder's classifier with the classes it was trained for, else the base's own with the base's classes."""
+    weight, bias = (tensors.pop(f"{_PREFIX}{classifier}.{part}", None) for part in ("weight", "bias"))
+    if weight is None:
+        return np.asarray(own.classifier_weight), np.asarray(own.classifier_bias), own.classes
+    if bias is None:
+        bias = np.zeros(len(weight), np.float32)
+    return _flat(weight, classifier), np.asarray(bias, np.float32), classes
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
+def _flat(array: np.ndarray, layer: str) -> np.ndarray:
+    if array.ndim < 2 or array.size != array.shape[0] * array.shape[1]:
+        raise ExpertError(
+            f"the adapter of {layer} has shape {array.shape}; only linear layers and 1x1 kernels fit"
+        )
     return np.ascontiguousarray(array.reshape(array.shape[:2]), np.float32)

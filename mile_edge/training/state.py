@@ -1,0 +1,86 @@
+"""The weights of a run, their running average, the best so far, and what of the optimiser must outlive a kill."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from mile_edge.data.folder import LabelledFrame
+from mile_edge.replay.scores import mean_iou
+from mile_edge.training.evaluate import confusion_matrix
+
+
+class TrainingState:
+    """Everything that a resumed run needs: weights, their average, the best so far, and the optimiser's moments."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        parameters: dict[str, nn.Parameter],
+        optimiser: torch.optim.AdamW,
+        decay: float,
+        train_statistics: bool,
+    ) -> None:
+        self.network, self.optimiser, self.decay = network, optimiser, decay
+        self.live: dict[str, torch.Tensor] = dict(parameters)
+        if train_statistics:
+            self.live |= {n: b for n, b in network.named_buffers() if b.is_floating_point()}
+        self.parameters = parameters
+        self.average = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self.best = copy.deepcopy(self.average)
+
+    @torch.no_grad()
+    def update_average(self, step: int) -> None:
+        """Move the average towards the live weights; quickly at first, when these are still far from anything good."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, tensor in self.live.items():
+            self.average[name].lerp_(tensor.detach(), 1 - decay)
+
+    def validate(self, frames: Sequence[LabelledFrame], size: tuple[int, int], num_classes: int) -> float:
+        """Mean IoU of the averaged weights on held-out frames, NaN without any; the live weights stay as they are."""
+        if not frames:
+            return float("nan")
+        live = {name: tensor.detach().clone() for name, tensor in self.live.items()}
+        self._write(self.average)
+        self.network.eval()
+        miou = mean_iou(confusion_matrix(self.network, frames, size, num_classes))
+        self._write(live)
+        return float("nan") if miou is None else miou
+
+    def keep_best(self) -> None:
+        """Remember the averaged weights as the best so far."""
+        self.best = {name: tensor.clone() for name, tensor in self.average.items()}
+
+    def put_best(self) -> None:
+        """Put the best weights into the network."""
+        self._write(self.best)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name, for a checkpoint."""
+        groups = {"live": self.live, "average": self.average, "best": self.best}
+        tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimiser.state.get(parameter, {}).items():
+                tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
+        return tensors
+
+    def restore(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what :meth:`tensors` gave."""
+        self._write({name: tensors[f"live.{name}"] for name in self.live})
+        self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
+        self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
+        for name, parameter in self.parameters.items():
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            found = {
+                key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors
+            }
+            if found:
+                self.optimiser.state[parameter] = found
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self.live.items():
+            tensor.copy_(values[name])
