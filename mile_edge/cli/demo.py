@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--seconds", type=float, default=6.0, help="length of each (default 6)")
     parser.add_argument("--rate", type=float, default=2.0, help="frames per second and sensor (default 2)")
-    parser.add_argument("--seed", type=int, default=20260, help="which street (default 20260)")
+    parser.add_argument("--seed", type=int, default=20261, help="which street (default 20261)")
     parser.add_argument("--json", action="store_true", help="print the report's figures as JSON")
     parser.set_defaults(run=run)
 
