@@ -23,6 +23,7 @@ from mile_edge.network.base import Base, base_from_weights, base_sha256, config_
 from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
 from mile_edge.runtime.gate_inputs import HYSTERESIS
+from mile_edge.training.expert import ExpertTask, Head, assemble
 from mile_edge.training.statistics import gate_features, summarise
 
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
@@ -127,21 +128,6 @@ def base_expert(
     weight, bias = classifier_parameters(cast("nn.Conv2d", base.get_submodule(describe(base).classifier)))
     features = gate_features(base, frames, recipe.size, recipe.tap)
     statistics = summarise(features, recipe.prototypes if recipe.gate == "kmeans" else 0)
-    return Expert(
-        name=name,
-        base_sha256=base_sha256(base),
-        rank=recipe.rank,
-        adapter="none",
-        low_rank={},
-        classifier_weight=weight.detach().flatten(1).numpy().copy(),
-        classifier_bias=bias.detach().numpy().copy(),
-        classes=classes,
-        mean=statistics.mean,
-        scatter=statistics.scatter,
-        count=statistics.count,
-        prototypes=statistics.prototypes,
-        sensors=sensors,
-        domains=domains,
-        tap=recipe.tap,
-        training={"frames": len(frames)},
-    )
+    head = Head(weight.detach().flatten(1).numpy().copy(), bias.detach().numpy().copy(), classes)
+    task = ExpertTask(name, sensors, domains, recipe.tap)
+    return assemble(task, statistics, head, {}, base_sha256(base), recipe.rank, {"frames": len(frames)})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,63 +93,54 @@ def train_expert(
         "seconds": round(result.seconds, 1),
         "schedule": asdict(schedule),
         "augmentation": _plain(asdict(augmentation)),
-        **task.account,
     }
     scores = {"validation_miou": round(result.miou, 4)} if held_out else {}
-    return expert_of(pool, task, classes, statistics, account, scores), result
+    head, low_rank = _held_by(pool, classes)
+    return assemble(task, statistics, head, low_rank, pool.base_sha256, pool.rank, account, scores), result
 
 
 def statistics_only(
     pool: ExpertPool, task: ExpertTask, frames: Sequence[LabelledFrame], size: tuple[int, int], like: Expert
 ) -> Expert:
-    """An expert without an adapter: the base's own file, or a domain the gate should know and the base can serve.
+    """An expert without an adapter: a domain the gate should know and the base can serve.
 
     Args:
         like: whose classifier it carries.
     """
     statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres)
-    return Expert(
-        name=task.name,
-        base_sha256=pool.base_sha256,
-        rank=pool.rank,
-        adapter="none",
-        low_rank={},
-        classifier_weight=like.classifier_weight,
-        classifier_bias=like.classifier_bias,
-        classes=like.classes,
-        mean=statistics.mean,
-        scatter=statistics.scatter,
-        count=statistics.count,
-        prototypes=statistics.prototypes,
-        sensors=task.sensors,
-        domains=task.domains,
-        tap=task.tap,
-        training={"frames": len(frames), **task.account},
-    )
+    head = Head(np.asarray(like.classifier_weight), np.asarray(like.classifier_bias), like.classes)
+    return assemble(task, statistics, head, {}, pool.base_sha256, pool.rank, {"frames": len(frames)})
 
 
-def expert_of(
-    pool: ExpertPool,
+@dataclass(frozen=True)
+class Head:
+    """A classifier: weight (C, hidden), bias (C,), and its C classes."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    classes: tuple[ClassLabel, ...]
+
+
+def assemble(
     task: ExpertTask,
-    classes: tuple[ClassLabel, ...],
     statistics: GateStatistics,
+    head: Head,
+    low_rank: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    base_sha256: str,
+    rank: int,
     training: dict[str, Any],
-    scores: dict[str, Any],
-    adapter: str = "low_rank",
+    scores: dict[str, Any] | None = None,
 ) -> Expert:
-    """What the pool holds now, as an expert."""
-    weight, bias = classifier_parameters(pool.classifier)
-    pairs = {name: (layer.lora_A, layer.lora_B) for name, layer in pool.adapters.items()}
-    low_rank = {name: (_numpy(a), _numpy(b)) for name, (a, b) in pairs.items()} if adapter == "low_rank" else {}
+    """The parts of an expert, from wherever they come, as one; without low-rank pairs it has no adapter."""
     return Expert(
         name=task.name,
-        base_sha256=pool.base_sha256,
-        rank=pool.rank,
-        adapter=adapter,
+        base_sha256=base_sha256,
+        rank=rank,
+        adapter="low_rank" if low_rank else "none",
         low_rank=low_rank,
-        classifier_weight=_numpy(weight.flatten(1)),
-        classifier_bias=_numpy(bias),
-        classes=classes,
+        classifier_weight=head.weight,
+        classifier_bias=head.bias,
+        classes=head.classes,
         mean=statistics.mean,
         scatter=statistics.scatter,
         count=statistics.count,
@@ -157,9 +148,18 @@ def expert_of(
         sensors=task.sensors,
         domains=task.domains,
         tap=task.tap,
-        training=training,
-        scores=scores,
+        training={**training, **task.account},
+        scores=scores or {},
     )
+
+
+def _held_by(
+    pool: ExpertPool, classes: tuple[ClassLabel, ...]
+) -> tuple[Head, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """Classifier and low-rank pairs that the pool holds now."""
+    weight, bias = classifier_parameters(pool.classifier)
+    pairs = {name: (_numpy(layer.lora_A), _numpy(layer.lora_B)) for name, layer in pool.adapters.items()}
+    return Head(_numpy(weight.flatten(1)), _numpy(bias), classes), pairs
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mile_edge.bundle import ClassLabel, Expert, LowRankLayout
 from mile_edge.errors import ExpertError
-from mile_edge.training.expert import ExpertTask
+from mile_edge.training.expert import ExpertTask, Head, assemble
 from mile_edge.training.statistics import GateStatistics
 
 _PREFIX = "base_model.model."
@@ -110,29 +110,12 @@ def read_peft(
             ) from error
         # 1x1 convolutions come as (rank, in, 1, 1) and (out, rank, 1, 1).
         low_rank[layer.name] = (_flat(a, layer.name), _flat(b, layer.name) * np.float32(scale))
-    weight, bias, classes = _classifier(tensors, classifier, own, classes)
+    head = _head(tensors, classifier, own, classes)
     if tensors:
         raise ExpertError(
             f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out"
         )
-    return Expert(
-        name=task.name,
-        base_sha256=base_sha256,
-        rank=layout.rank,
-        adapter="low_rank",
-        low_rank=low_rank,
-        classifier_weight=weight,
-        classifier_bias=bias,
-        classes=classes,
-        mean=statistics.mean,
-        scatter=statistics.scatter,
-        count=statistics.count,
-        prototypes=statistics.prototypes,
-        sensors=task.sensors,
-        domains=task.domains,
-        tap=task.tap,
-        training={"imported_from": str(folder), **task.account},
-    )
+    return assemble(task, statistics, head, low_rank, base_sha256, layout.rank, {"imported_from": str(folder)})
 
 
 def _scale(config: Mapping[str, Any], folder: Path) -> float:
@@ -157,21 +140,17 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _classifier(
-    tensors: dict[str, np.ndarray], classifier: str, own: Expert, classes: tuple[ClassLabel, ...]
-) -> tuple[np.ndarray, np.ndarray, tuple[ClassLabel, ...]]:
+def _head(tensors: dict[str, np.ndarray], classifier: str, own: Expert, classes: tuple[ClassLabel, ...]) -> Head:
     """The folder's classifier with the classes it was trained for, else the base's own with the base's classes."""
     weight, bias = (tensors.pop(f"{_PREFIX}{classifier}.{part}", None) for part in ("weight", "bias"))
     if weight is None:
-        return np.asarray(own.classifier_weight), np.asarray(own.classifier_bias), own.classes
+        return Head(np.asarray(own.classifier_weight), np.asarray(own.classifier_bias), own.classes)
     if bias is None:
         bias = np.zeros(len(weight), np.float32)
-    return _flat(weight, classifier), np.asarray(bias, np.float32), classes
+    return Head(_flat(weight, classifier), np.asarray(bias, np.float32), classes)
 
 
 def _flat(array: np.ndarray, layer: str) -> np.ndarray:
     if array.ndim < 2 or array.size != array.shape[0] * array.shape[1]:
-        raise ExpertError(
-            f"the adapter of {layer} has shape {array.shape}; only linear layers and 1x1 kernels fit"
-        )
+        raise ExpertError(f"the adapter of {layer} has shape {array.shape}; only linear layers and 1x1 kernels fit")
     return np.ascontiguousarray(array.reshape(array.shape[:2]), np.float32)
