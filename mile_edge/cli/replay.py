@@ -157,7 +157,7 @@ def _progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as shown:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task("replay", total=None, rate="")
 
         def advance(done: int, total: int | None) -> None:
