@@ -138,6 +138,9 @@ def _there_and_back(base: Callable[[np.ndarray], None], segmenter: Segmenter, fr
 def _switching(segmenter: Segmenter, frame: np.ndarray, one: str, other: str) -> float:
     """What the first frame under another expert takes beyond the second, over a switch there and one back."""
     extra = 0.0
+    # After a run of the base alone the caches hold its weights: the first frame would pay for that, not for the switch.
+    segmenter.pin(other)
+    segmenter(frame)
     for name in (one, other):
         segmenter.pin(name)
         first = _milliseconds(segmenter, frame)
