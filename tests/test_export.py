@@ -19,7 +19,7 @@ from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.export.recipe import load_recipe
 from mile_edge.network.base import base_sha256
 from mile_edge.runtime import Segmenter
-from workshop import export_random, random_expert
+from workshop import export_random, random_expert, untrained
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -73,17 +73,13 @@ def test_the_low_rank_product_is_a_model_local_function(workshop_bundle: Path) -
         ({"gate": "kmeans", "prototypes": 3}, 0.999),
         ({"tap": "full"}, 0.999),
         ({"precision": "fp16"}, 0.98),
+        ({"source": "random:mobilevit-xxs"}, 0.999),
     ],
     ids=lambda value: "-".join(map(str, value.values())) or "default" if isinstance(value, dict) else "",
 )
 def test_onnx_agrees_with_torch(tmp_path: Path, changes: dict[str, object], pixels: float) -> None:
-    torch.manual_seed(0)
     bundle = Bundle.open(export_random(tmp_path / "bundle", **changes))
-    torch.manual_seed(0)
-    from mile_edge.network.base import load_base
-    from workshop import CLASSES
-
-    base = load_base("random:segformer-b0", len(CLASSES))
+    base = untrained(str(changes.get("source", "random:segformer-b0")))
     bundle = add_random(bundle, tmp_path, ("fog", "night"))
     agreement = compare(bundle, frames(6), base)
     assert agreement["experts_equal"] == 1.0

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.export.bundle import base_expert, export_bundle
 from mile_edge.export.recipe import ExportRecipe
-from mile_edge.network.base import load_base
+from mile_edge.network.base import Base, load_base
 
 CLASSES = (ClassLabel("sky", (70, 130, 180)), ClassLabel("road", (128, 64, 128)), ClassLabel("car", (0, 0, 142)))
 SIZE = (64, 96)
@@ -31,10 +32,21 @@ def noisy_frames(count: int, seed: int, level: float = 120.0) -> list[LabelledFr
     return frames
 
 
-def export_random(out: Path, **changes: object) -> Path:
+def untrained(source: str) -> Base:
+    """A network of random weights, always the same; its batch norms know its activations, else deep ones vanish."""
+    torch.manual_seed(0)
+    base = load_base(source, len(CLASSES))
+    with torch.no_grad():
+        base.train()
+        for _ in range(30):
+            base(pixel_values=torch.randn(4, 3, *SIZE))
+    return base.eval()
+
+
+def export_random(out: Path, source: str = "random:segformer-b0", **changes: object) -> Path:
     """A bundle of an untrained network; ``changes`` replace fields of the recipe."""
     recipe = replace(RECIPE, **changes)
-    base = load_base("random:segformer-b0", len(CLASSES))
+    base = untrained(source)
     own = base_expert(base, recipe, CLASSES, noisy_frames(12, 0), "base", ("camera",), ("day",))
     export_bundle(base, own, recipe, out)
     return out

@@ -8,15 +8,18 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
 from torch.export import Dim
 
+from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import RecipeError
 from mile_edge.export.onnx_functions import OPSET, add_low_rank_function
 from mile_edge.export.precision import to_half
 from mile_edge.network.one_pass import INPUTS, OUTPUTS, FrozenPass, OnePass
+from mile_edge.training.statistics import gate_features
 
 PRECISIONS = ("fp32", "fp16")
 
@@ -33,10 +36,10 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
         RecipeError: the precision is unknown.
     """
     half = _is_half(precision)
+    dim = tap_dimension(network)
     if half:
         to_half(network)
     height, width = network.size
-    dim = 2 * _tap_channels(network)
     experts = 3
     bank = torch.zeros(experts, network.layout.row_length, dtype=torch.float16 if half else torch.float32)
     arguments = (
@@ -71,8 +74,9 @@ def base_graph(base: nn.Module, size: tuple[int, int], precision: str = "fp32") 
 
 
 def tap_dimension(network: OnePass) -> int:
-    """D, length of the gate's feature."""
-    return 2 * _tap_channels(network)
+    """D, length of the gate's feature, as one blank frame shows it."""
+    blank = LabelledFrame("blank", np.zeros((*network.size, 3), np.uint8), None)
+    return gate_features(network.pool.base, [blank], network.size, network.tap).shape[1]
 
 
 def _export(
@@ -107,11 +111,6 @@ def _forget_origins(model: onnx.ModelProto) -> None:
         part.ClearField("doc_string")
     for tensor in model.graph.initializer:
         tensor.ClearField("metadata_props")
-
-
-def _tap_channels(network: OnePass) -> int:
-    widths = network.pool.base.config.hidden_sizes
-    return int(widths[0] if network.tap == "early" else widths[-1])
 
 
 def _is_half(precision: str) -> bool:

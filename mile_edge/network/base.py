@@ -1,4 +1,7 @@
-"""The frozen base: any Hugging Face ``*ForSemanticSegmentation`` network, from a folder, the hub or random weights."""
+"""The frozen base: a Hugging Face ``*ForSemanticSegmentation`` network, from a folder, the hub or random weights.
+
+A family of networks is known by the names of four of its parts, in ``_DESCRIPTIONS``: so far SegFormer and MobileViT.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,14 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSemanticSegmentation, PreTrainedModel, SegformerConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    MobileViTConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    SegformerConfig,
+)
 from transformers.utils import logging
 
 from mile_edge.errors import RecipeError
@@ -57,6 +67,12 @@ _DESCRIPTIONS: dict[str, BaseDescription] = {
         early_tap="segformer.stages.0",
         full_tap="segformer.stages.3",
         adapted=r"segformer\.stages\.[123]\..*(q_proj|v_proj)",
+    ),
+    "mobilevit": BaseDescription(
+        classifier="segmentation_head.classifier.convolution",
+        early_tap="mobilevit.encoder.layer.1",
+        full_tap="mobilevit.encoder.layer.4",
+        adapted=r"mobilevit\.encoder\.layer\.[234]\..*(query|value)",
     ),
 }
 
@@ -138,10 +154,17 @@ def config_of(model: Base) -> dict[str, Any]:
     return config
 
 
-def _random_config(name: str, num_classes: int) -> Any:
+def _random_config(name: str, num_classes: int) -> PretrainedConfig:
+    config: PretrainedConfig
+    if name == "mobilevit-xxs":
+        config = MobileViTConfig(
+            hidden_sizes=[64, 80, 96], neck_hidden_sizes=[16, 16, 24, 48, 64, 80, 320], expand_ratio=2.0
+        )
+        config.num_labels = num_classes
+        return config
     family, _, size = name.partition("-")
     if family != "segformer" or size not in _SEGFORMER_SIZES:
-        raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to segformer-b5")
+        raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to segformer-b5, or mobilevit-xxs")
     depths, widths, decoder = _SEGFORMER_SIZES[size]
     config = SegformerConfig(depths=depths, hidden_sizes=widths, decoder_hidden_size=decoder)
     config.num_labels = num_classes

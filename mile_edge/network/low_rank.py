@@ -125,6 +125,10 @@ class LowRankLinear(nn.Module):
     def _routed(self, tokens: torch.Tensor) -> torch.Tensor:
         assert self._bank is not None
         assert self._expert is not None
+        if tokens.shape[0] != self._expert.shape[0]:
+            # Some networks cut each sample into several sequences: (B * parts, N, in), the parts of a sample together.
+            whole = tokens.reshape(self._expert.shape[0], -1, self.in_features)
+            return self._routed(whole).reshape(*tokens.shape[:2], self.out_features)
         product = functional.linear(tokens, self.frozen.weight.flatten(1))
         bias = self.frozen.bias
         if bias is None:
