@@ -11,7 +11,8 @@ import onnx
 OPSET = 18
 
 # product (B, N, out) + bias (out) + (x A^T) B^T, each sample under its own A (rank, in) and B (out, rank). The bias
-# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more.
+# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more. What Pad
+# reads is a constant tensor, not `value_ints`, whose shape the ONNX Runtime of Python 3.10 (1.23) cannot infer.
 _LOW_RANK = f"""
 <domain: "mile", opset_import: ["" : {OPSET}]>
 LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias, x, bank, expert) => (y)
@@ -28,7 +29,7 @@ LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias,
     b_flat = Slice (row, b0, b1, axis)
     a = Reshape (a_flat, a_dims)
     b = Reshape (b_flat, b_dims)
-    one_more = Constant <value_ints: ints = [0, 0, 0, 0, 0, 1]> ()
+    one_more = Constant <value: tensor = int64[6] {{0, 0, 0, 0, 0, 1}}> ()
     float_one = Constant <value_float: float = 1.0> ()
     one = CastLike (float_one, product)
     column_axes = Constant <value_ints: ints = [0, 2]> ()
