@@ -11,8 +11,8 @@ import onnx
 OPSET = 18
 
 # product (B, N, out) + bias (out) + (x A^T) B^T, each sample under its own A (rank, in) and B (out, rank). The bias
-# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more. What Pad
-# reads is a constant tensor, not `value_ints`, whose shape the ONNX Runtime of Python 3.10 (1.23) cannot infer.
+# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more.
+# What Pad reads is a constant tensor, not `value_ints`, whose shape ONNX Runtime 1.23 (Python 3.10) cannot infer.
 _LOW_RANK = f"""
 <domain: "mile", opset_import: ["" : {OPSET}]>
 LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias, x, bank, expert) => (y)
