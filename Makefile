@@ -17,7 +17,7 @@ help:
 	@echo "make test       install everything the tests need into $(WORKSHOP) and run them all"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
-	@echo "make camvid     train base and dusk expert on the real CamVid frames (under 45 minutes on two cores)"
+	@echo "make camvid     train base and dusk expert on the real CamVid frames (48 minutes of training when measured)"
 
 $(ROBOT)/.installed: pyproject.toml
 	$(call environment,$(ROBOT))

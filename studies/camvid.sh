@@ -1,6 +1,6 @@
 #!/bin/sh
 # Real frames: a base on CamVid's day sequences and an expert for dusk. Run it as `make camvid`.
-# No weights from elsewhere: the base first learns the procedural street (random weights, 20 minutes; the base of
+# No weights from elsewhere: the base first learns the procedural street (random weights, 17 minutes when measured; the base of
 # `make reference` serves where it is there), then CamVid. Every step is skipped when its result is there.
 set -eu
 data=${DATA:-../shared/data}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image
+
+from mile_edge.runtime.resize import resize_frames
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -12,10 +13,7 @@ STD = (0.229, 0.224, 0.225)
 
 def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
     """(B, H, W, 3) uint8 to (B, 3, height, width) normalised float32, resized as the robot side does it."""
-    height, width = size
-    if frames.shape[1:3] != size:
-        resized = [Image.fromarray(f).resize((width, height), Image.Resampling.BILINEAR) for f in frames]
-        frames = np.stack([np.asarray(image) for image in resized])
+    frames = resize_frames(frames, size)
     return normalise(torch.from_numpy(np.array(frames, order="C")).permute(0, 3, 1, 2).float() / 255)
 
 
