@@ -17,6 +17,7 @@ _COMMANDS = {
     "train": "train a base, or an expert for a bundle",
     "calibrate": "set a bundle's novelty thresholds and hysteresis from held-out frames",
     "export": "make a bundle from a trained base and a recipe",
+    "build": "build a bundle's TensorRT engine",
     "experts": "list, add, remove and verify the experts of a bundle",
     "peft": "experts from and for the PEFT library",
     "replay": "run a bag through a bundle and report what came out",

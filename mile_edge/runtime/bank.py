@@ -51,14 +51,15 @@ class Bank:
         self.rows = np.zeros((manifest.capacity + 1, manifest.low_rank.row_length), dtype)
         # By name and content: a file that was replaced under the same name is another expert and takes another row.
         self._slots: dict[ExpertEntry, int] = {}
-        self.state = self._state(bundle, self._place(bundle, set()))
+        self.state = self._state(bundle, self._place(bundle, set(), lambda row: None))
 
-    def publish(self, bundle: Bundle, drained: Callable[[], None]) -> None:
+    def publish(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> None:
         """Bring rows and gate in line with the bundle; the result becomes :attr:`state`.
 
         Args:
             bundle: the next state of the bundle this bank was made for.
             drained: waits until no frame is in flight that began before the last published state.
+            written: brings a row that was written to where the backend reads it, before the gate is told of it.
 
         Raises:
             BundleError: the bundle now has another network, or its gate statistics are degenerate; nothing has changed.
@@ -73,7 +74,7 @@ class Bank:
             self.state = self._without(kept)
             drained()
             in_use = set(kept.values())
-        slots = self._place(bundle, in_use)
+        slots = self._place(bundle, in_use, written)
         self.state = self._state(bundle, slots)
 
     def _kept(self, bundle: Bundle) -> dict[ExpertEntry, int]:
@@ -82,7 +83,7 @@ class Bank:
     def _new(self, bundle: Bundle) -> list[ExpertEntry]:
         return [entry for entry in bundle.manifest.experts if entry not in self._slots]
 
-    def _place(self, bundle: Bundle, in_use: set[int]) -> dict[ExpertEntry, int]:
+    def _place(self, bundle: Bundle, in_use: set[int], written: Callable[[int], None]) -> dict[ExpertEntry, int]:
         """A row for every expert; new ones are written into rows outside ``in_use``."""
         slots = self._kept(bundle)
         experts = dict(zip(bundle.manifest.experts, bundle.experts(), strict=True))
@@ -91,6 +92,7 @@ class Bank:
             row = next(free)
             ids = bundle.manifest.class_ids(experts[entry].classes)
             self.rows[row] = bundle.manifest.low_rank.pack(experts[entry], ids)
+            written(row)
             slots[entry] = row
         return slots
 

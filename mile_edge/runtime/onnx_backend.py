@@ -37,20 +37,31 @@ class OnnxBackend:
             raise BackendError(f"ONNX Runtime cannot load {model} ({reason}); export the bundle again") from error
         self._bank = onnxruntime.OrtValue.ortvalue_from_numpy(bank)
 
-    def run(self, frames: np.ndarray, state: GateState, bias: np.ndarray) -> tuple[np.ndarray, ...]:
+    def write_row(self, row: int) -> None:
+        """Nothing to do: the session reads the bank's own memory."""
+
+    def close(self) -> None:
+        """Nothing to give back before the session itself goes."""
+
+    def run(
+        self, frames: np.ndarray, state: GateState, bias: np.ndarray, on_device: bool = False
+    ) -> tuple[np.ndarray, ...]:
         """One pass.
 
         Args:
             frames: (B, H, W, 3) uint8 at the network's size.
             state: prototypes and whitening.
             bias: (B, E) float32.
+            on_device: refused, there is no device.
 
         Returns:
             mask (B, H, W) uint8, confidence (B, H, W) uint8, expert (B,) int32, distance (B, E) float32.
 
         Raises:
-            BackendError: the pass failed.
+            BackendError: the pass failed, or was asked to work on a device's memory.
         """
+        if on_device or hasattr(frames, "__cuda_array_interface__"):
+            raise BackendError("ONNX Runtime works in host memory here; open the bundle with backend='tensorrt'")
         binding = self._session.io_binding()
         binding.bind_ortvalue_input("bank", self._bank)
         inputs = {"frames": frames, "prototypes": state.prototypes, "whitening": state.whitening, "gate_bias": bias}

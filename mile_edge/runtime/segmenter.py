@@ -9,14 +9,15 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from mile_edge.bundle import Bundle, ClassLabel, Manifest
 from mile_edge.errors import BackendError, ExpertError, MileError, SensorError
 from mile_edge.runtime import gate_inputs
+from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
-from mile_edge.runtime.onnx_backend import OnnxBackend
 from mile_edge.runtime.resize import resize_frames, restore
 
 
@@ -25,8 +26,8 @@ class Segmentation:
     """What one pass says about a batch.
 
     Attributes:
-        mask: (B, H, W) uint8 class ids, of the frames' own size.
-        confidence: (B, H, W) uint8, 255 for certain.
+        mask: (B, H, W) uint8 class ids, of the frames' own size; on the device where that was asked for.
+        confidence: (B, H, W) uint8, 255 for certain; on the device where that was asked for.
         expert: name of the expert that each sample went through.
         expert_index: (B,) int32, its row in the bank.
         distance: (B, E) float32 from each sample to each row's nearest prototype; rows without an
@@ -35,8 +36,8 @@ class Segmentation:
         timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
     """
 
-    mask: np.ndarray
-    confidence: np.ndarray
+    mask: Any
+    confidence: Any
     expert: tuple[str, ...]
     expert_index: np.ndarray
     distance: np.ndarray
@@ -50,10 +51,18 @@ class Segmenter:
     Open one with :meth:`open`, call it with frames, close it or use it as a context manager.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, hysteresis: float | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        hysteresis: float | None = None,
+        backend: str = "onnx",
+        engine: str | os.PathLike[str] | None = None,
+    ) -> None:
         self._bundle = bundle
         self._bank = Bank(bundle)
-        self._backend = OnnxBackend(bundle.network_path, self._bank.rows, threads)
+        self._backend = make_backend(backend, bundle, self._bank.rows, threads, engine)
         self._hysteresis = bundle.manifest.gate.hysteresis if hysteresis is None else hysteresis
         self._change = threading.Lock()
         self._idle = threading.Condition()
@@ -64,7 +73,13 @@ class Segmenter:
 
     @classmethod
     def open(
-        cls, bundle: str | os.PathLike[str], *, threads: int | None = None, hysteresis: float | None = None
+        cls,
+        bundle: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        hysteresis: float | None = None,
+        backend: str = "onnx",
+        engine: str | os.PathLike[str] | None = None,
     ) -> Segmenter:
         """Load a bundle folder.
 
@@ -73,12 +88,14 @@ class Segmenter:
             threads: of one pass; as many as the process may use where it is missing.
             hysteresis: by how much another expert's distance must be smaller before a stream changes to it; the
                 bundle's calibrated margin where it is missing.
+            backend: "onnx" for ONNX Runtime, "tensorrt" or "tensorrt-rtx" for the engine of ``mile-edge build``.
+            engine: the engine file; ``BUNDLE/engines/BACKEND.engine`` where it is missing.
 
         Raises:
             BundleError: the folder is no bundle, or is damaged.
-            BackendError: ONNX Runtime refuses its graph.
+            BackendError: the backend is missing, refuses the graph, or has no engine that fits.
         """
-        return cls(Bundle.open(bundle), threads=threads, hysteresis=hysteresis)
+        return cls(Bundle.open(bundle), threads=threads, hysteresis=hysteresis, backend=backend, engine=engine)
 
     @property
     def manifest(self) -> Manifest:
@@ -106,15 +123,23 @@ class Segmenter:
         return tuple(entry.name for entry in self.manifest.experts)
 
     def __call__(
-        self, frames: np.ndarray, sensor: str | None = None, stream: Hashable = None, only: Sequence[str] | None = None
+        self,
+        frames: Any,
+        sensor: str | None = None,
+        stream: Hashable = None,
+        only: Sequence[str] | None = None,
+        on_device: bool = False,
     ) -> Segmentation:
         """Segment a batch of frames, each under the expert that the gate chooses for it.
 
         Args:
-            frames: (H, W, 3) or (B, H, W, 3) uint8, of any size.
+            frames: (H, W, 3) or (B, H, W, 3) uint8, of any size. With a TensorRT backend also an array of that device
+                (``__cuda_array_interface__``: PyCUDA, CuPy, torch), (B, H, W, 3) at the network's size, which is
+                taken without a copy through the host.
             sensor: kind of the sensor, the stream's key where ``stream`` is missing; the gate itself needs no telling.
             stream: whose frames these are, for hysteresis and pins; for example a topic. A batch is of one stream.
             only: names of the experts that may be chosen, to restrict a sensor to some; all where it is missing.
+            on_device: leave mask and confidence on the device, at the network's size; TensorRT backends only.
 
         Raises:
             SensorError: the array is no batch of uint8 frames.
@@ -122,19 +147,22 @@ class Segmenter:
             BackendError: the pass failed, or the segmenter is closed.
         """
         started = time.perf_counter()
-        frames = _batch(frames)
         stream = sensor if stream is None else stream
         with self._frame() as state:
-            network = state.manifest.network
-            resized = resize_frames(frames, (network.height, network.width))
+            network = (state.manifest.network.height, state.manifest.network.width)
+            if hasattr(frames, "__cuda_array_interface__"):
+                resized, (count, height, width) = frames, device_batch(frames, network)
+            else:
+                frames = _batch(frames)
+                resized, (count, height, width) = resize_frames(frames, network), frames.shape[:3]
             ready = time.perf_counter()
-            bias = np.repeat(self._bias(state, stream, only)[None], len(frames), axis=0)
-            mask, confidence, index, distance = self._backend.run(resized, state, bias)
+            bias = np.repeat(self._bias(state, stream, only)[None], count, axis=0)
+            mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
         names = tuple(str(state.names[row]) for row in index)
         self._last[stream] = names[-1]
-        size = frames.shape[1:3]
-        mask, confidence = restore(mask, size), restore(confidence, size)
+        if not on_device:
+            mask, confidence = restore(mask, (height, width)), restore(confidence, (height, width))
         done = time.perf_counter()
         timings = {
             "resize": ready - started,
@@ -199,10 +227,12 @@ class Segmenter:
             self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
 
     def close(self) -> None:
-        """Wait for frames in flight and take no more."""
+        """Wait for frames in flight, take no more, and give back what the backend holds; twice is harmless."""
         with self._idle:
             self._closed = True
             self._idle.wait_for(lambda: not self._in_flight)
+        with self._change:
+            self._backend.close()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -254,7 +284,7 @@ class Segmenter:
                 self._idle.notify_all()
 
     def _publish(self, bundle: Bundle) -> None:
-        self._bank.publish(bundle, self._drained)
+        self._bank.publish(bundle, self._drained, self._backend.write_row)
         self._bundle = bundle
 
     def _drained(self) -> None:
@@ -264,7 +294,7 @@ class Segmenter:
             self._idle.wait_for(lambda: all(state is current for state in self._in_flight.values()))
 
 
-def _batch(frames: np.ndarray) -> np.ndarray:
+def _batch(frames: Any) -> np.ndarray:
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         kind = getattr(frames, "dtype", type(frames).__name__)
         raise SensorError(f"frames are {kind}, expected a uint8 array; map the sensor's values by its profile first")
