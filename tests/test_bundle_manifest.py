@@ -103,7 +103,7 @@ def test_a_manifest_survives_its_text() -> None:
         ("network/height", 0, "network.height"),
         ("network/height", -48, "network.height"),
         ("network/width", 10**9, "network.width"),
-        ("network/precision", "int8", "network.precision"),
+        ("network/precision", "int4", "network.precision"),
         ("network/precision", ["fp32"], "network.precision"),
         ("base_graph/file", "../../base.onnx", "base_graph.file"),
         ("base_graph", 5, "base_graph"),

@@ -1,6 +1,7 @@
 """What is on disk: the manifest, the expert files, and the only code that changes them. No pickle, no torch."""
 
 from mile_edge.bundle.checks import check_expert
+from mile_edge.bundle.derive import derive_bundle
 from mile_edge.bundle.expert import Expert, expert_bytes, read_expert, write_expert
 from mile_edge.bundle.labels import ClassLabel
 from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
@@ -22,6 +23,7 @@ __all__ = [
     "Network",
     "UnpackedRow",
     "check_expert",
+    "derive_bundle",
     "expert_bytes",
     "read_expert",
     "remove_expert",

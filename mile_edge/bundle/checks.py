@@ -72,9 +72,9 @@ def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
             f"{where}: classifier.weight has shape {expert.classifier_weight.shape} and this bundle's features have "
             f"{layout.hidden} channels; train it on this base"
         )
-    if manifest.network.precision == "fp16" and np.abs(expert.classifier_weight).max() > MAX_FP16:
+    if manifest.network.half and np.abs(expert.classifier_weight).max() > MAX_FP16:
         raise ExpertError(
-            f"{where}: classifier.weight exceeds fp16 in this fp16 bundle; train it again with weight decay"
+            f"{where}: classifier.weight exceeds fp16 in this bundle of fp16 rows; train it again with weight decay"
         )
     if expert.mean.shape != (gate.dim,):
         raise ExpertError(

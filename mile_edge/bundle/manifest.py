@@ -20,7 +20,8 @@ MAX_EXPERTS = 4096
 MAX_BANK_NUMBERS = 2**31
 GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian")
 TAPS = ("early", "full")
-PRECISIONS = ("fp32", "fp16")
+# What products of the frozen base compute in; "int8" leaves the rest in fp32 and "int8-fp16" in fp16.
+PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 REMEDY = "restore manifest.json from a copy or export the bundle again"
 
@@ -38,13 +39,23 @@ class BaseInfo:
 
 @dataclass(frozen=True)
 class Network:
-    """One ONNX file beside the manifest: its hash, the size in pixels it works at, and "fp32" or "fp16"."""
+    """One ONNX file beside the manifest: its hash, the size in pixels it works at, and one of PRECISIONS."""
 
     file: str
     sha256: str
     height: int
     width: int
     precision: str
+
+    @property
+    def half(self) -> bool:
+        """Whether the bank, and whatever is not int8, is fp16; else it is fp32."""
+        return self.precision.endswith("fp16")
+
+    @property
+    def int8(self) -> bool:
+        """Whether products of the frozen base are quantised."""
+        return self.precision.startswith("int8")
 
 
 @dataclass(frozen=True)

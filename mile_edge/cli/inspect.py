@@ -91,7 +91,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
             "numbers_per_row": layout.row_length,
             "max_classes": layout.max_classes,
             "hidden": layout.hidden,
-            "bank_bytes": rows * layout.row_length * (2 if manifest.network.precision == "fp16" else 4),
+            "bank_bytes": rows * layout.row_length * (2 if manifest.network.half else 4),
         },
         "gate": {
             "kind": gate.kind,

@@ -47,7 +47,7 @@ class Bank:
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
-        dtype = np.float16 if manifest.network.precision == "fp16" else np.float32
+        dtype = np.float16 if manifest.network.half else np.float32
         self.rows = np.zeros((manifest.capacity + 1, manifest.low_rank.row_length), dtype)
         # By name and content: a file that was replaced under the same name is another expert and takes another row.
         self._slots: dict[ExpertEntry, int] = {}
