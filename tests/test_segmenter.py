@@ -210,6 +210,21 @@ def test_hysteresis_keeps_a_stream_with_its_expert_unless_another_is_clearly_nea
         assert segmenter(street_frames["fog"], stream="b").expert == ("fog",)
 
 
+def test_every_sample_of_a_batch_may_belong_to_its_own_stream(
+    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    both = np.stack([street_frames["fog"], street_frames["depth"]])
+    with Segmenter.open(tiny_bundle, hysteresis=0) as segmenter:
+        segmenter.pin("snow", stream="/front")
+        assert segmenter(both, streams=["/front", "/depth"]).expert == ("snow", "depth")
+        segmenter.auto()
+        segmenter.hysteresis = 1e4
+        assert segmenter(both, streams=["/front", "/depth"]).expert == ("snow", "depth"), "each keeps its own last"
+        assert segmenter(both[::-1], streams=["/depth", "/front"]).expert == ("depth", "snow")
+        with pytest.raises(SensorError, match="1 streams were given for 2 frames"):
+            segmenter(both, streams=["/front"])
+
+
 def test_a_frame_beyond_its_experts_threshold_is_novel(tiny_bundle: Path, street_frames: dict[str, np.ndarray]) -> None:
     bundle = Bundle.open(tiny_bundle)
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)

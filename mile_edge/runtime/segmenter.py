@@ -103,6 +103,15 @@ class Segmenter:
         return self._bank.state.manifest
 
     @property
+    def hysteresis(self) -> float:
+        """By how much another expert's distance must be smaller before a stream changes to it; may be set any time."""
+        return self._hysteresis
+
+    @hysteresis.setter
+    def hysteresis(self, margin: float) -> None:
+        self._hysteresis = margin
+
+    @property
     def bundle(self) -> Bundle:
         """The bundle on disk, as of the last change through this segmenter."""
         return self._bundle
@@ -129,6 +138,7 @@ class Segmenter:
         stream: Hashable = None,
         only: Sequence[str] | None = None,
         on_device: bool = False,
+        streams: Sequence[Hashable] | None = None,
     ) -> Segmentation:
         """Segment a batch of frames, each under the expert that the gate chooses for it.
 
@@ -137,12 +147,13 @@ class Segmenter:
                 (``__cuda_array_interface__``: PyCUDA, CuPy, torch), (B, H, W, 3) at the network's size, which is
                 taken without a copy through the host.
             sensor: kind of the sensor, the stream's key where ``stream`` is missing; the gate itself needs no telling.
-            stream: whose frames these are, for hysteresis and pins; for example a topic. A batch is of one stream.
+            stream: whose frames these are, for hysteresis and pins; for example a topic.
             only: names of the experts that may be chosen, to restrict a sensor to some; all where it is missing.
             on_device: leave mask and confidence on the device, at the network's size; TensorRT backends only.
+            streams: one stream per frame, in place of ``stream``, for a batch of several sensors.
 
         Raises:
-            SensorError: the array is no batch of uint8 frames.
+            SensorError: the array is no batch of uint8 frames, or ``streams`` has another length.
             ExpertError: a name in ``only`` is not loaded, or it is empty.
             BackendError: the pass failed, or the segmenter is closed.
         """
@@ -156,11 +167,15 @@ class Segmenter:
                 frames = _batch(frames)
                 resized, (count, height, width) = resize_frames(frames, network), frames.shape[:3]
             ready = time.perf_counter()
-            bias = np.repeat(self._bias(state, stream, only)[None], count, axis=0)
+            owners = [stream] * count if streams is None else list(streams)
+            if len(owners) != count:
+                raise SensorError(f"{len(owners)} streams were given for {count} frames; give one per frame")
+            biases = {owner: self._bias(state, owner, only) for owner in owners}
+            bias = np.stack([biases[owner] for owner in owners])
             mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
         names = tuple(str(state.names[row]) for row in index)
-        self._last[stream] = names[-1]
+        self._last.update(zip(owners, names, strict=True))
         if not on_device:
             mask, confidence = restore(mask, (height, width)), restore(confidence, (height, width))
         done = time.perf_counter()
