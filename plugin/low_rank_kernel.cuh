@@ -1,0 +1,356 @@
+// y = product + bias + (x A^T) B^T in one pass over the maps: what the ONNX function mile::LowRank means.
+//
+// Memory decides the time. x and product are read once and y is written once, in 16-byte accesses; A and B come from L2.
+// A block takes 16 or 32 tokens of one sample:
+//   down   its warps divide the inputs. x (16 tokens x 4 vectors) times A^T (8 ranks) on tensor cores, straight from
+//          global memory: which input stands at which place of the product is free as long as x and A agree, so each
+//          thread's operands are one 16-byte vector of either.
+//   sum    the warps' partial sums meet in shared memory, added in warp order: the same bits every time.
+//   up     its warps divide the outputs. The columns of B^T are taken in an order that leaves each thread with one
+//          16-byte vector of outputs for two tokens. The accumulators start as product + bias.
+// The first product, x and B are on their way before the first result is waited for.
+//
+// A thread is (row, quad) = (lane / 4, lane % 4) as in PTX's layouts of mma: it holds tokens row and row + 8.
+#pragma once
+
+#ifndef MILE_PRIMITIVES
+#define MILE_PRIMITIVES "low_rank_primitives.cuh"
+#endif
+#include MILE_PRIMITIVES
+#include "low_rank_plan.h"
+
+namespace mile {
+
+struct LowRankArguments {
+    const void* product;  // (samples, tokens, outputs)
+    const void* bias;     // (outputs)
+    const void* x;        // (samples, tokens, inputs)
+    const void* bank;     // (experts, row_length)
+    const void* expert;   // (samples) int64 or int32
+    void* y;              // (samples, tokens, outputs), may be product
+    long long row_length;
+    long long a_start;  // A (rank, inputs) begins here in a row of the bank
+    long long b_start;  // B (outputs, rank)
+    int experts;
+    int tokens;
+    int inputs;
+    int outputs;
+    int rank;
+    int part_width;
+    int expert_bytes;  // 8 or 4
+};
+
+// How many chunks of inputs and blocks of outputs a warp has in flight: as many as the registers of two blocks to a
+// multiprocessor hold. ViT-B's 768 inputs are three chunks to a warp.
+template <int RankTiles, int TokenTiles, Access access>
+struct Depth {
+    static constexpr bool kVectors = access == Access::kVectors;
+    static constexpr int kChunks = !kVectors ? 1 : RankTiles == 1 ? 4 - TokenTiles : RankTiles * TokenTiles == 2 ? 2 : 1;
+    static constexpr int kBlocks = kVectors && RankTiles * TokenTiles == 1 ? 2 : 1;
+    static constexpr int kBlocksPerMultiprocessor = RankTiles * TokenTiles <= 2 ? 2 : 1;
+};
+
+// A vector of the first `count` numbers at `address`, one by one, then zeros: for rows that are no multiple of 16 bytes.
+template <typename Number>
+__device__ __forceinline__ Vector load_numbers(const typename Number::Element* address, int count) {
+    Vector v = {};
+#pragma unroll
+    for (int i = 0; i < Number::kPerVector; ++i) {
+        const unsigned bits = i < count ? address[i] : 0;
+        if constexpr (Number::kPerVector == 8)
+            v.word[i / 2] |= bits << (16 * (i % 2));
+        else
+            v.word[i] = bits;
+    }
+    return v;
+}
+
+template <typename Number>
+__device__ __forceinline__ typename Number::Element element(const Vector& v, int i) {
+    if constexpr (Number::kPerVector == 8) return v.word[i / 2] >> (16 * (i % 2));
+    return v.word[i];
+}
+
+template <typename Number>
+__device__ __forceinline__ void put(Vector& v, int i, typename Number::Element bits) {
+    if constexpr (Number::kPerVector == 8)
+        v.word[i / 2] |= static_cast<unsigned>(bits) << (16 * (i % 2));
+    else
+        v.word[i] = bits;
+}
+
+template <typename Number>
+__device__ __forceinline__ void make_pair(unsigned (&pair)[Number::kWordsPerPair], unsigned first, unsigned second) {
+    if constexpr (Number::kWordsPerPair == 1) {
+        pair[0] = first | second << 16;
+    } else {
+        pair[0] = first;
+        pair[1] = second;
+    }
+}
+
+// Two ranks of one output's row of B; `Together` where every pair is aligned and none straddles the rank.
+template <typename Number, bool Together>
+__device__ __forceinline__ void load_pair(unsigned (&pair)[Number::kWordsPerPair],
+                                          const typename Number::Element* address, int count) {
+    if constexpr (Together) {
+        const unsigned* words = reinterpret_cast<const unsigned*>(address);
+#pragma unroll
+        for (int i = 0; i < Number::kWordsPerPair; ++i) pair[i] = count > 0 ? words[i] : 0;
+    } else {
+        const unsigned first = count > 0 ? address[0] : 0, second = count > 1 ? address[1] : 0;
+        make_pair<Number>(pair, first, second);
+    }
+}
+
+// What one warp needs beside the narrow activations to finish a block of outputs.
+template <typename Number, int RankTiles, int TokenTiles>
+struct Stage {
+    Vector product[TokenTiles][2];
+    Vector bias;
+    unsigned b[Number::kPerVector / 2][RankTiles][Number::kWordsPerPair];
+};
+
+// One thread's place in the layer, and the pointers to its sample.
+template <typename Number, int RankTiles, int TokenTiles, Access access>
+struct LowRankThread {
+    using Element = typename Number::Element;
+    static constexpr int kVector = Number::kPerVector;
+    static constexpr int kBlock = 4 * kVector;  // inputs of a chunk, and outputs of a block
+    static constexpr bool kMapVectors = access != Access::kNumbers, kBankVectors = access == Access::kVectors;
+
+    const LowRankArguments& p;
+    const Element *x, *product, *bias, *a, *b;
+    Element* y;
+    int row, quad, first_token;
+
+    __device__ __forceinline__ explicit LowRankThread(const LowRankArguments& arguments) : p(arguments) {
+        const int lane = threadIdx.x % 32;
+        row = lane / 4;
+        quad = lane % 4;
+        first_token = blockIdx.x * (TokenTiles * kTileTokens) + row;
+        const long long sample_tokens = static_cast<long long>(blockIdx.z) * p.tokens;
+        x = static_cast<const Element*>(p.x) + sample_tokens * p.inputs;
+        product = static_cast<const Element*>(p.product) + sample_tokens * p.outputs;
+        bias = static_cast<const Element*>(p.bias);
+        y = static_cast<Element*>(p.y) + sample_tokens * p.outputs;
+    }
+
+    // The row that the gate chose. An index outside the bank, which no gate writes, reads its nearest row: a stray
+    // index must not read memory that is not the bank's.
+    __device__ __forceinline__ void find_expert() {
+        long long index = p.expert_bytes == 8 ? static_cast<const long long*>(p.expert)[blockIdx.z]
+                                              : static_cast<const int*>(p.expert)[blockIdx.z];
+        index = index < 0 ? 0 : index >= p.experts ? p.experts - 1 : index;
+        const Element* own = static_cast<const Element*>(p.bank) + index * p.row_length;
+        a = own + p.a_start;
+        b = own + p.b_start;
+    }
+
+    __device__ __forceinline__ Vector load_map(const Element* map, int width, int token, int column) const {
+        if (token >= p.tokens || column >= width) return Vector{};
+        const Element* address = map + static_cast<long long>(token) * width + column;
+        if constexpr (kMapVectors) return load_once(address);
+        return load_numbers<Number>(address, width - column);
+    }
+
+    __device__ __forceinline__ void load_x(Vector (&v)[TokenTiles][2], int chunk) const {
+        const int column = chunk * kBlock + quad * kVector;
+#pragma unroll
+        for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) v[m][h] = load_map(x, p.inputs, first_token + m * kTileTokens + h * 8, column);
+    }
+
+    __device__ __forceinline__ void load_a(Vector (&v)[RankTiles], int chunk) const {
+        const int column = chunk * kBlock + quad * kVector;
+#pragma unroll
+        for (int r = 0; r < RankTiles; ++r) {
+            const int rank = r * 8 + row;
+            const Element* address = a + rank * p.inputs + column;
+            const int count = rank < p.rank ? p.inputs - column : 0;
+            if constexpr (kBankVectors)
+                v[r] = count > 0 ? load_shared_by_all(address) : Vector{};
+            else
+                v[r] = load_numbers<Number>(address, count);
+        }
+    }
+
+    __device__ __forceinline__ void load_maps(Stage<Number, RankTiles, TokenTiles>& stage, int block) const {
+        const int column = block * kBlock + quad * kVector;
+#pragma unroll
+        for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h)
+                stage.product[m][h] = load_map(product, p.outputs, first_token + m * kTileTokens + h * 8, column);
+        stage.bias = Vector{};
+        if (column >= p.outputs) return;
+        if constexpr (kMapVectors)
+            stage.bias = load_shared_by_all(bias + column);
+        else
+            stage.bias = load_numbers<Number>(bias + column, p.outputs - column);
+    }
+
+    // Tile j of a block multiplies by the rows of B whose products this thread's quad will hold: at place `row` stands
+    // output 2j + row % 2 of vector row / 2.
+    __device__ __forceinline__ void load_b(Stage<Number, RankTiles, TokenTiles>& stage, int block) const {
+#pragma unroll
+        for (int j = 0; j < kVector / 2; ++j) {
+            const int output = block * kBlock + (row / 2) * kVector + 2 * j + row % 2;
+#pragma unroll
+            for (int r = 0; r < RankTiles; ++r) {
+                const int rank = r * 8 + 2 * quad;
+                const int count = output < p.outputs ? p.rank - rank : 0;
+                load_pair<Number, kBankVectors>(stage.b[j][r], b + output * p.rank + rank, count);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void down(float (&narrow)[TokenTiles][RankTiles][4], const Vector (&xs)[TokenTiles][2],
+                                         const Vector (&as)[RankTiles]) const {
+#pragma unroll
+        for (int half = 0; half < 4; half += 2)
+#pragma unroll
+            for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+                for (int r = 0; r < RankTiles; ++r)
+                    Number::multiply_inputs(narrow[m][r], xs[m][0].word[half], xs[m][1].word[half],
+                                            xs[m][0].word[half + 1], xs[m][1].word[half + 1], as[r].word[half],
+                                            as[r].word[half + 1]);
+    }
+
+    __device__ __forceinline__ void store_vector(int token, int column, const Vector& v) const {
+        if (token >= p.tokens || column >= p.outputs) return;
+        Element* address = y + static_cast<long long>(token) * p.outputs + column;
+        if constexpr (kMapVectors) {
+            store(address, v);
+        } else {
+#pragma unroll
+            for (int i = 0; i < kVector; ++i)
+                if (column + i < p.outputs) address[i] = element<Number>(v, i);
+        }
+    }
+
+    __device__ __forceinline__ void up(
+        const Stage<Number, RankTiles, TokenTiles>& stage,
+        const unsigned (&narrow)[TokenTiles][RankTiles][2][Number::kWordsPerPair], int block) const {
+        const int column = block * kBlock + quad * kVector;
+#pragma unroll
+        for (int m = 0; m < TokenTiles; ++m) {
+            Vector out[2] = {};
+#pragma unroll
+            for (int j = 0; j < kVector / 2; ++j) {
+                float wide[4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i)
+                    wide[i] = Number::number(element<Number>(stage.product[m][i / 2], 2 * j + i % 2)) +
+                              Number::number(element<Number>(stage.bias, 2 * j + i % 2));
+#pragma unroll
+                for (int r = 0; r < RankTiles; ++r)
+                    Number::multiply_ranks(wide, narrow[m][r][0], narrow[m][r][1], stage.b[j][r]);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) put<Number>(out[i / 2], 2 * j + i % 2, Number::bits(wide[i]));
+            }
+#pragma unroll
+            for (int h = 0; h < 2; ++h) store_vector(first_token + m * kTileTokens + h * 8, column, out[h]);
+        }
+    }
+};
+
+// The dynamic shared memory; float4-aligned so that pairs of sums are one access.
+extern __shared__ __align__(16) float low_rank_sums[];
+
+template <typename Number, int RankTiles, int TokenTiles, Access access>
+__device__ __forceinline__ void low_rank(const LowRankArguments& p) {
+    using Thread = LowRankThread<Number, RankTiles, TokenTiles, access>;
+    using InFlight = Depth<RankTiles, TokenTiles, access>;
+    constexpr int kChunks = InFlight::kChunks, kBlocks = InFlight::kBlocks;
+    constexpr int kTokens = TokenTiles * kTileTokens, kSums = RankTiles * kTokens * 8;
+    Thread thread(p);
+    const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+
+    const int chunks = ceil_div(p.inputs, Thread::kBlock), chunk_share = ceil_div(chunks, warps);
+    const int chunk_begin = warp * chunk_share, chunk_end = min(chunk_begin + chunk_share, chunks);
+    const int part_begin = blockIdx.y * p.part_width;
+    const int part_end = min(part_begin + p.part_width, ceil_div(p.outputs, Thread::kBlock));
+    const int block_share = ceil_div(p.part_width, warps);
+    const int block_begin = part_begin + warp * block_share, block_end = min(block_begin + block_share, part_end);
+
+    // The maps first: they need no expert, whose number is still being read.
+    Vector xs[kChunks][TokenTiles][2], as[kChunks][RankTiles];
+    Stage<Number, RankTiles, TokenTiles> stages[kBlocks];
+#pragma unroll
+    for (int d = 0; d < kChunks; ++d)
+        if (chunk_begin + d < chunk_end) thread.load_x(xs[d], chunk_begin + d);
+#pragma unroll
+    for (int d = 0; d < kBlocks; ++d)
+        if (block_begin + d < block_end) thread.load_maps(stages[d], block_begin + d);
+    thread.find_expert();
+#pragma unroll
+    for (int d = 0; d < kBlocks; ++d)
+        if (block_begin + d < block_end) thread.load_b(stages[d], block_begin + d);
+
+    float narrow[TokenTiles][RankTiles][4] = {};
+    for (int chunk = chunk_begin; chunk < chunk_end; chunk += kChunks) {
+#pragma unroll
+        for (int d = 0; d < kChunks; ++d)
+            if (chunk + d < chunk_end) thread.load_a(as[d], chunk + d);
+#pragma unroll
+        for (int d = 0; d < kChunks; ++d) {
+            if (chunk + d >= chunk_end) continue;
+            thread.down(narrow, xs[d], as[d]);
+            if (chunk + d + kChunks < chunk_end) thread.load_x(xs[d], chunk + d + kChunks);
+        }
+    }
+
+    // Sums lie as [warp][rank tile][token][rank of the tile]: a warp's pairs fill whole rows of banks.
+    const int pair = thread.row * 8 + thread.quad * 2;
+#pragma unroll
+    for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+        for (int r = 0; r < RankTiles; ++r) {
+            float* sums = low_rank_sums + warp * kSums + (r * kTokens + m * kTileTokens) * 8 + pair;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) sums[(i / 2) * 64 + i % 2] = narrow[m][r][i];
+        }
+    __syncthreads();
+    for (int i = threadIdx.x; i < kSums; i += blockDim.x) {
+        float sum = 0;
+        for (int w = 0; w < warps; ++w) sum += low_rank_sums[w * kSums + i];
+        low_rank_sums[i] = sum;
+    }
+    __syncthreads();
+
+    unsigned operands[TokenTiles][RankTiles][2][Number::kWordsPerPair];
+#pragma unroll
+    for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+        for (int r = 0; r < RankTiles; ++r)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const float* sums = low_rank_sums + (r * kTokens + m * kTileTokens + h * 8) * 8 + pair;
+                const unsigned first = Number::bits(sums[0]), second = Number::bits(sums[1]);
+                make_pair<Number>(operands[m][r][h], first, second);
+            }
+
+    for (int block = block_begin; block < block_end; block += kBlocks)
+#pragma unroll
+        for (int d = 0; d < kBlocks; ++d) {
+            if (block + d >= block_end) continue;
+            thread.up(stages[d], operands, block + d);
+            if (block + d + kBlocks < block_end) {
+                thread.load_maps(stages[d], block + d + kBlocks);
+                thread.load_b(stages[d], block + d + kBlocks);
+            }
+        }
+}
+
+// A second block on a multiprocessor keeps the memory busy while the first waits at its barrier.
+template <typename Number, int RankTiles, int TokenTiles, Access access>
+__global__ void 
+    __launch_bounds__(32 * kLargestWarps, Depth<RankTiles, TokenTiles, access>::kBlocksPerMultiprocessor)
+    low_rank_kernel(const LowRankArguments arguments) {
+    low_rank<Number, RankTiles, TokenTiles, access>(arguments);
+}
+
+}  // namespace mile
