@@ -26,7 +26,7 @@ $(ROBOT)/.installed: pyproject.toml
 
 $(WORKSHOP)/.installed: pyproject.toml
 	$(call environment,$(WORKSHOP))
-	$(WORKSHOP)/bin/python -m pip install --quiet --no-compile --editable '.[train,dev]'
+	$(WORKSHOP)/bin/python -m pip install --quiet --no-compile --editable '.[train,rtx,dev]'
 	touch $@
 
 install: $(ROBOT)/.installed

@@ -13,7 +13,7 @@ from mile_edge.cli.options import names
 _EXAMPLES = """examples:
   mile-edge build bundles/reference                           the TensorRT that imports, this machine's device
   mile-edge build bundles/reference --backend tensorrt-rtx --compute-capability 8.9,12.0
-  mile-edge build bundles/reference --max-batch 1 --timing-cache ~/.cache/mile-edge/timings --json
+  mile-edge build bundles/reference --backend tensorrt --timing-cache ~/.cache/mile-edge/timings
 
 TensorRT 10 and 11 build on the device itself; TensorRT-RTX (pip install 'mile-edge[rtx]') builds
 anywhere, without a GPU.
@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="X.Y,...",
         help="devices to build for, TensorRT-RTX only (default: the one at hand, else all it serves)",
     )
-    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="read and write kernel timings here")
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="read and write kernel timings here (not RTX)")
     parser.add_argument("--plugin", type=Path, metavar="LIB", help="library with the fused low-rank kernel (plugin/)")
     parser.add_argument("--json", action="store_true", help="print the engine's manifest as JSON")
     parser.set_defaults(run=run)

@@ -71,18 +71,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
     expert.set_defaults(run=_train_expert)
-    for form, steps, rate in ((base, 2200, 1.2e-3), (expert, 400, 3e-3)):
-        _add_schedule(form, steps, rate)
+    for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 3e-3, "adamw")):
+        _add_schedule(form, steps, rate, optimiser)
 
 
-def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float) -> None:
+def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float, optimiser: str) -> None:
     form.add_argument("--val", nargs="*", type=Path, default=[], help="folders that decide which weights are kept")
     form.add_argument("--steps", type=int, default=steps, help=f"optimiser steps (default {steps})")
     form.add_argument("--batch", type=int, default=8, help="frames per step (default 8)")
     form.add_argument("--lr", type=float, default=rate, help=f"peak learning rate (default {rate})")
+    form.add_argument(
+        "--optimiser", choices=("adamw", "muon"), default=optimiser, help=f"muon: for matrices (default {optimiser})"
+    )
     form.add_argument("--patience", type=int, default=0, help="validations without progress before stopping; 0 never")
     form.add_argument(
         "--balance", type=float, default=0.4, help="exponent of inverse class frequency in the loss (default 0.4)"
+    )
+    form.add_argument(
+        "--photometric", type=float, default=0.5, help="strength of random light and colour, 0 for none (default 0.5)"
     )
     form.add_argument("--foreign", type=float, default=0.1, help="share of views without their colours (default 0.1)")
     form.add_argument(
@@ -219,6 +225,7 @@ def _schedule(args: argparse.Namespace) -> Schedule:
         ("lr", 1e-9, 10.0),
         ("balance", 0.0, 1.0),
         ("foreign", 0.0, 1.0),
+        ("photometric", 0.0, 2.0),
     ):
         # NaN is within no bounds.
         if not low <= getattr(args, option) <= high:
@@ -231,6 +238,7 @@ def _schedule(args: argparse.Namespace) -> Schedule:
         average=0.995,
         steps_per_epoch=max(10, args.steps // 12),
         class_balance=args.balance,
+        optimiser=args.optimiser,
         seed=args.seed,
     )
 
@@ -241,7 +249,7 @@ def _augmentation(args: argparse.Namespace) -> Any:
     low, high = args.zoom
     if not 0.01 <= low <= high <= 100:
         raise DataError(f"--zoom is {low:g} {high:g}; give a smallest and a largest of 0.01 to 100, such as 0.6 2")
-    return Augmentation(scale=(low, high), photometric=0.5, foreign=args.foreign, crop=args.crop)
+    return Augmentation(scale=(low, high), photometric=args.photometric, foreign=args.foreign, crop=args.crop)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The one training loop: cross-entropy, AdamW, one-cycle, averaged weights, early stopping, resuming after a kill."""
+"""The one training loop: cross-entropy, one-cycle, averaged weights, early stopping, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mile_edge.errors import DataError
 from mile_edge.network.pixels import normalise
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.checkpoint import Checkpoint
+from mile_edge.training.optimiser import Optimiser
 from mile_edge.training.state import TrainingState
 
 # Normalised pixels (B, 3, H, W) float32 and class ids (B, H, W) int64.
@@ -42,6 +43,7 @@ class Schedule:
         patience: epochs without a better validation score before stopping; 0 never stops early.
         average: decay of the running average of the weights that is validated and kept.
         class_balance: exponent of inverse class frequency in the loss, 0 for plain cross-entropy.
+        optimiser: "adamw", or "muon" for matrices with AdamW for the rest.
         seed: of views, order and initial weights.
     """
 
@@ -53,6 +55,7 @@ class Schedule:
     patience: int = 0
     average: float = 0.99
     class_balance: float = 0.0
+    optimiser: str = "adamw"
     seed: int = 0
 
 
@@ -116,7 +119,7 @@ def fit(
         raise DataError(f"none of the {len(train)} training frames has a label; nothing can be trained")
     weights = _class_weights(labelled, num_classes, schedule.class_balance)
     parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.AdamW(parameters.values(), lr=schedule.lr, weight_decay=schedule.weight_decay)
+    optimiser = Optimiser(schedule.optimiser, parameters.values(), schedule.lr, schedule.weight_decay)
     state = TrainingState(network, parameters, optimiser, schedule.average, train_statistics)
     saved = (
         Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network)) if checkpoint else None
@@ -137,7 +140,7 @@ def fit(
         end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
         draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
         for batch in _one_ahead(draw, end - step):
-            _set_rate(optimiser, schedule, step)
+            optimiser.set_rate(_rate(schedule, step))
             loss_sum += _step(network, optimiser, batch, weights)
             state.update_average(step)
             step += 1
@@ -187,7 +190,7 @@ def _batch(
     return normalise(vary_colours(pixels, augmentation, generator)), torch.from_numpy(np.stack(targets)).long()
 
 
-def _step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: _Batch, weights: torch.Tensor) -> float:
+def _step(network: nn.Module, optimiser: Optimiser, batch: _Batch, weights: torch.Tensor) -> float:
     pixels, target = batch
     with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
         scores = network(pixels)
@@ -195,20 +198,19 @@ def _step(network: nn.Module, optimiser: torch.optim.Optimizer, batch: _Batch, w
     target = target[:, ::2, ::2]
     scores = functional.interpolate(scores.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
     loss = functional.cross_entropy(scores, target, weight=weights, ignore_index=VOID)
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     if torch.isfinite(loss):
         loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], 1.0)
+        nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
         optimiser.step()
     return float(loss.detach())
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+def _rate(schedule: Schedule, step: int) -> float:
     """One cycle (Smith and Topin, 2018): linear up for the first tenth, cosine down to nearly nothing."""
     done = (step + 1) / schedule.steps
     rise = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
-    for group in optimiser.param_groups:
-        group["lr"] = schedule.lr * max(rise, 1e-3)
+    return schedule.lr * max(rise, 1e-3)
 
 
 def _class_weights(frames: Sequence[LabelledFrame], num_classes: int, exponent: float) -> torch.Tensor:

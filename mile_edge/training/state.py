@@ -11,6 +11,10 @@ from torch import nn
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.replay.scores import mean_iou
 from mile_edge.training.evaluate import confusion_matrix
+from mile_edge.training.optimiser import Optimiser
+
+# Of AdamW, and of Muon.
+_KEYS = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 class TrainingState:
@@ -20,7 +24,7 @@ class TrainingState:
         self,
         network: nn.Module,
         parameters: dict[str, nn.Parameter],
-        optimiser: torch.optim.AdamW,
+        optimiser: Optimiser,
         decay: float,
         train_statistics: bool,
     ) -> None:
@@ -63,7 +67,7 @@ class TrainingState:
         groups = {"live": self.live, "average": self.average, "best": self.best}
         tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self.optimiser.state.get(parameter, {}).items():
+            for key, value in self.optimiser.state_of(parameter).items():
                 tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
         return tensors
 
@@ -73,12 +77,9 @@ class TrainingState:
         self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
         self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
         for name, parameter in self.parameters.items():
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            found = {
-                key: tensors[f"optimiser.{key}.{name}"].clone() for key in keys if f"optimiser.{key}.{name}" in tensors
-            }
+            found = {key: tensors[f"optimiser.{key}.{name}"] for key in _KEYS if f"optimiser.{key}.{name}" in tensors}
             if found:
-                self.optimiser.state[parameter] = found
+                self.optimiser.restore(parameter, {key: value.clone() for key, value in found.items()})
 
     @torch.no_grad()
     def _write(self, values: dict[str, torch.Tensor]) -> None:

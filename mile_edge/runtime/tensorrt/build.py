@@ -34,7 +34,8 @@ class BuildOptions:
         optimization_level: TensorRT's, 0 (quick build) to 5 (quick engine); its default where missing.
         capabilities: compute capabilities to build for (TensorRT-RTX); the device at hand, or all that this
             TensorRT-RTX knows where there is none, if empty.
-        timing_cache: file of kernel timings, read where it exists and written back; none where missing.
+        timing_cache: file of kernel timings, read where it exists and written back; none where missing. TensorRT-RTX
+            times nothing while it builds and needs none.
         plugin: library with the fused ``mile::LowRank`` kernel; native layers serve where missing.
     """
 
@@ -82,7 +83,7 @@ def build_engine(
     builder = api.module.Builder(logger)
     network = _parse(bundle, api, builder, logger, with_plugin=plugin_sha is not None)
     config = _config(bundle, api, builder, network, options, capabilities)
-    cache = _timing_cache(config, options)
+    cache = None if api.is_rtx else _timing_cache(config, options)
     data = _build(api, builder, network, config, report, first_error)
     if cache is not None and options.timing_cache is not None:
         _write(options.timing_cache, bytes(cache.serialize()))
