@@ -87,6 +87,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--class-map", type=Path, metavar="FILE", help="YAML: class of the bag to class of the bundle")
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N frames")
+    parser.add_argument(
+        "--backend",
+        choices=("onnx", "tensorrt", "tensorrt-rtx"),
+        default="onnx",
+        help="what runs the network; the TensorRT ones need `mile-edge build` first (default onnx)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
     parser.add_argument("--no-predictions", action="store_true", help="write no predictions.mcap")
     parser.add_argument("--json", action="store_true", help="print report.json to stdout")
@@ -104,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
         limit=args.limit,
         predictions=not args.no_predictions,
         threads=args.threads,
+        backend=args.backend,
         profiles=tuple(map(load_profile, args.sensor_profile)),
     )
     console = Console(stderr=True)

@@ -48,6 +48,7 @@ class ReplayOptions:
         limit: stop after this many frames.
         predictions: write `predictions.mcap`.
         threads: of the network; as many as the process may use where None.
+        backend: "onnx", "tensorrt" or "tensorrt-rtx", which need an engine.
         profiles: sensor profiles that take the place of the bundle's own of their kind.
     """
 
@@ -59,6 +60,7 @@ class ReplayOptions:
     limit: int | None = None
     predictions: bool = True
     threads: int | None = None
+    backend: str = "onnx"
     profiles: tuple[SensorProfile, ...] = ()
 
 
@@ -106,7 +108,7 @@ def replay(
         if not plan.images:
             raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
         folder = stack.enter_context(aside(options.out))
-        segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads))
+        segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads, backend=options.backend))
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
         run = _Run(segmenter, Tally(loaded.manifest, loaded.experts()), progress, stop or (lambda: False))
         try:
