@@ -1,19 +1,14 @@
 #!/bin/sh
 # Real frames: a base on CamVid's day sequences and an expert for dusk. Run it as `make camvid`.
-# No weights from elsewhere: the base first learns the procedural street (random weights, 17 minutes when measured; the base of
-# `make reference` serves where it is there), then CamVid. Every step is skipped when its result is there.
+# No weights from elsewhere: the base starts from random ones. Every step is skipped when its result is there.
 set -eu
 data=${DATA:-../shared/data}
 work=${WORK:-out/camvid}
 bundle=$work/bundle
-street=${STREET:-out/reference}
 [ -d "$data/camvid" ] || { echo "camvid.sh: $data/camvid is absent; see ../shared/data/README.md" >&2; exit 2; }
-mkdir -p "$work" "$street"
-[ -d "$street/train/clear" ] || mile-edge world "$street/train/clear" --domain clear --frames 480 --seed 0
-[ -d "$street/base" ] || mile-edge train base "$street/train/clear" --out "$street/base" --size 240x320 \
-    --steps 1200 --foreign 0.3 --seed 0
-[ -d "$work/base" ] || mile-edge train base "$data/camvid/day/train" --base "$street/base" --out "$work/base" \
-    --size 352x480 --crop 240x320 --steps 1300 --lr 1e-3 --seed 0
+mkdir -p "$work"
+[ -d "$work/base" ] || mile-edge train base "$data/camvid/day/train" --out "$work/base" --size 240x320 \
+    --steps 2400 --foreign 0 --seed 0
 [ -d "$bundle" ] || mile-edge export "$work/base" --recipe export/segformer-b0-352x480.yaml \
     --data "$data/camvid/day/train" --own day --domains day --name camvid --out "$bundle"
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \

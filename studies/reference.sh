@@ -27,7 +27,7 @@ for sensor in depth thermal; do
 done
 
 [ -d "$work/base" ] || mile-edge train base "$work/train/clear" --out "$work/base" --size 240x320 \
-    --steps 1200 --foreign 0.3 --seed 0
+    --steps 1200 --foreign 0.3 --optimiser adamw --lr 1.2e-3 --seed 0
 [ -d "$bundle" ] || mile-edge export "$work/base" --recipe $recipe --data "$work/train/clear" \
     --own clear --domains clear --name reference --out "$bundle"
 

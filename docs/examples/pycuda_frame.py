@@ -25,6 +25,8 @@ with Segmenter.open(bundle, backend=find_api().name) as segmenter:
     # The mask is still on the GPU: PyCUDA looks at the very same memory.
     mask = gpuarray.GPUArray(result.mask.shape, np.uint8, gpudata=result.mask.address)
     share = np.bincount(mask.get().ravel(), minlength=len(segmenter.classes)) / mask.size
-    print(f"expert {result.expert[0]}; " + ", ".join(f"{c.name} {s:.0%}" for c, s in zip(segmenter.classes, share)))
+    print(f"expert {result.expert[0]}")
+    for label, part in zip(segmenter.classes, share, strict=True):
+        print(f"{label.name:>12} {part:.0%}")
     result.mask.close()
     result.confidence.close()

@@ -42,7 +42,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="X.Y,...",
         help="devices to build for, TensorRT-RTX only (default: the one at hand, else all it serves)",
     )
-    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="read and write kernel timings here (not RTX)")
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep kernel timings here (not RTX)")
     parser.add_argument("--plugin", type=Path, metavar="LIB", help="library with the fused low-rank kernel (plugin/)")
     parser.add_argument("--json", action="store_true", help="print the engine's manifest as JSON")
     parser.set_defaults(run=run)

@@ -6,6 +6,7 @@ GPU, so that the absence of one is found here and told as such.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -118,6 +119,11 @@ class DeviceArray:
             # After a lost device even this fails, and there is nothing left to free.
             runtime().cudaFree(self.address)
             self.address = 0
+
+    def __del__(self) -> None:
+        # A mask that was left on the device and forgotten; at the interpreter's end there may be no runtime any more.
+        with contextlib.suppress(Exception):
+            self.close()
 
 
 class PinnedArray:
