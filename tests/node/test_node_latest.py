@@ -1,0 +1,70 @@
+"""The queue between subscriptions and the worker: the newest frame wins, and nothing is lost silently."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from mile_edge_node.latest import LatestFrames
+
+
+def test_the_newest_frame_takes_the_place_of_the_older_one_and_the_drop_is_counted() -> None:
+    queue = LatestFrames(["front", "rear"])
+    for number in range(5):
+        queue.put("front", number)
+    queue.put("rear", "only")
+    taken = queue.take(8)
+    assert [(arrival.sensor, arrival.message) for arrival in taken] == [("front", 4), ("rear", "only")]
+    assert (queue.dropped("front"), queue.dropped("rear")) == (4, 0)
+
+
+def test_every_sensor_gets_its_turn_when_passes_take_fewer_frames_than_wait() -> None:
+    queue = LatestFrames(["a", "b", "c"])
+    turns = []
+    for round_ in range(6):
+        for sensor in "abc":
+            queue.put(sensor, round_)
+        turns += [arrival.sensor for arrival in queue.take(1)]
+    assert turns == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_the_worker_waits_for_a_frame_and_wakes_for_it() -> None:
+    queue, taken = LatestFrames(["front"]), []
+    waiting = threading.Thread(target=lambda: taken.extend(queue.take(1)))
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    queue.put("front", "frame")
+    waiting.join(5)
+    assert [arrival.message for arrival in taken] == ["frame"]
+    assert 0 <= time.monotonic() - taken[0].received < 5
+
+
+def test_closing_wakes_the_worker_with_nothing_and_takes_nothing_more() -> None:
+    queue, taken = LatestFrames(["front"]), []
+    waiting = threading.Thread(target=lambda: taken.append(queue.take(1)))
+    waiting.start()
+    queue.close()
+    waiting.join(5)
+    queue.put("front", "late")
+    assert taken == [[]]
+    assert queue.take(1) == []
+
+
+def test_a_rate_limit_holds_frames_back_and_counts_them_apart_from_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    queue, accepted = LatestFrames(["front"]), 0
+    queue.max_rate = 10.0
+    for _ in range(300):  # 30 frames per second for ten seconds
+        queue.put("front", clock[0])
+        accepted += len(queue.take(1)) if "front" in queue._slots else 0
+        clock[0] += 1 / 30
+    assert accepted == pytest.approx(100, abs=1)
+    assert queue.limited("front") == 300 - accepted
+    assert queue.dropped("front") == 0
+    queue.max_rate = 0.0
+    queue.put("front", 0)
+    assert len(queue.take(1)) == 1
+    assert queue.max_rate == 0
