@@ -26,7 +26,7 @@ cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream);
 }  // namespace mile
 
 // The same for callers without C++: Python's ctypes. Returns a cudaError_t.
-extern "C" int mile_low_rank(int type, int samples, int tokens, int inputs, int outputs, int rank, int experts,
+extern "C" __attribute__((visibility("default"))) int mile_low_rank(int type, int samples, int tokens, int inputs, int outputs, int rank, int experts,
                              long long row_length, long long a_start, long long b_start, int expert_bytes,
                              const void* product, const void* bias, const void* x, const void* bank,
                              const void* expert, void* y, void* stream);
