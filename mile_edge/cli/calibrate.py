@@ -1,38 +1,46 @@
-"""``mile-edge calibrate gate``: thresholds and hysteresis from held-out frames."""
+"""``mile-edge calibrate``: what a bundle learns from held-out frames; thresholds and hysteresis, or int8."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from mile_edge.cli import int8
+from mile_edge.cli.options import name_domains, names
 from mile_edge.errors import RecipeError
 
 _EXAMPLES = """examples:
   mile-edge calibrate gate bundles/reference --data out/world/test/*
-  mile-edge calibrate gate bundles/camvid --data ../shared/data/camvid/day/val --dry-run --json"""
+  mile-edge calibrate gate out/camvid/bundle --data ../shared/data/camvid/day/val --domain day --dry-run --json
+  mile-edge calibrate gate bundles/reference --data out/world/test/* harbour/frames --out roc.html"""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``calibrate``."""
     parser = commands.add_parser(
         "calibrate",
-        help="set a bundle's novelty thresholds and hysteresis",
+        help="set a bundle's novelty thresholds and hysteresis, or write it in int8",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    forms = parser.add_subparsers(dest="form", required=True, metavar="gate")
+    forms = parser.add_subparsers(dest="form", required=True, metavar="gate|int8")
+    int8.add_form(forms)
     gate = forms.add_parser(
         "gate",
         help="novelty thresholds and hysteresis",
-        description="Frames of domains that an expert knows set its threshold; others tell how well novelty is seen.",
+        description="Frames of domains that an expert knows set its threshold; others tell how well novelty is seen, "
+        "and so do each expert's own frames with its row switched off.",
         epilog=_EXAMPLES,
         formatter_class=parser.formatter_class,
     )
     gate.add_argument("bundle", type=Path)
     gate.add_argument("--data", nargs="+", type=Path, required=True, help="folders of held-out frames")
+    gate.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
+    gate.add_argument("--out", type=Path, metavar="FILE", help="draw the ROC curves into this .svg or .html file")
     gate.add_argument("--percentile", type=float, default=99.0, help="of an expert's own distances (default 99)")
     gate.add_argument("--dry-run", action="store_true", help="report, but leave the bundle as it is")
     gate.add_argument("--json", action="store_true", help="print JSON")
@@ -46,13 +54,17 @@ def run(args: argparse.Namespace) -> int:
 
     from mile_edge.bundle import Bundle
     from mile_edge.calibration.gate import calibrate_gate
+    from mile_edge.calibration.picture import check_suffix, write_picture
     from mile_edge.data.folder import FolderDataset
     from mile_edge.runtime import Segmenter
 
     if not 50 <= args.percentile <= 100:
         raise RecipeError(f"--percentile is {args.percentile}; give 50 to 100")
+    if args.out:
+        check_suffix(args.out)
     bundle = Bundle.open(args.bundle)
     folders = [FolderDataset(path) for path in args.data]
+    name_domains(folders, args.domain or ())
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("frames", total=sum(map(len, folders)))
         found = calibrate_gate(
@@ -61,9 +73,25 @@ def run(args: argparse.Namespace) -> int:
     if not args.dry_run:
         thresholds = {**bundle.manifest.gate.thresholds, **found.thresholds}
         bundle.set_gate(replace(bundle.manifest.gate, thresholds=thresholds, hysteresis=found.hysteresis))
+    if args.out:
+        write_picture(args.out, found.roc, f"Novelty seen by the gate of {bundle.manifest.name}")
     if args.json:
-        print(json.dumps(asdict(found)))
-        return 0
-    for key, value in asdict(found).items():
-        print(f"{key:>14}: {value}")
+        print(json.dumps(found.account()))
+    else:
+        _show(found.account())
     return 0
+
+
+def _show(account: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    curves = account.pop("roc")
+    for key, value in account.items():
+        print(f"{key:>19}: {value}")
+    table = Table("unknown", "frames", "AUC", "noticed at 1 % false alarms", "at 5 %")
+    for curve in curves:
+        name = f"{curve['unknown']} (row off)" if curve["left_out"] else curve["unknown"]
+        rates = [f"{100 * curve[key]:.1f} %" for key in ("at_1", "at_5")]
+        table.add_row(name, str(curve["frames"][1]), f"{curve['auc']:.3f}", *rates)
+    Console().print(table)

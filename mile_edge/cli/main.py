@@ -15,7 +15,7 @@ _COMMANDS = {
     "demo": "replay a freshly made multi-sensor bag through the reference bundle",
     "world": "render the procedural street as folders or bags",
     "train": "train a base, or an expert for a bundle",
-    "calibrate": "set a bundle's novelty thresholds and hysteresis from held-out frames",
+    "calibrate": "from held-out frames: a bundle's novelty thresholds and hysteresis, or its int8 form",
     "export": "make a bundle from a trained base and a recipe",
     "build": "build a bundle's TensorRT engine",
     "experts": "list, add, remove and verify the experts of a bundle",

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mile_edge.errors import DataError
+
+if TYPE_CHECKING:
+    from mile_edge.data.folder import FolderDataset
 
 
 def image_size(text: str) -> tuple[int, int]:
@@ -16,3 +23,15 @@ def image_size(text: str) -> tuple[int, int]:
 def names(text: str) -> tuple[str, ...]:
     """A comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def name_domains(folders: Sequence[FolderDataset], domains: Sequence[str]) -> None:
+    """Overrule what folders say their domain is, one name for each, in order; no names leave them as they are.
+
+    Raises:
+        DataError: there are more or fewer names than folders.
+    """
+    if domains and len(domains) != len(folders):
+        raise DataError(f"--domain names {len(domains)} domains for {len(folders)} folders; give one for each")
+    for folder, domain in zip(folders, domains, strict=False):
+        folder.domain = domain

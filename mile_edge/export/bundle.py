@@ -18,7 +18,8 @@ from mile_edge.data.sensors import DEFAULT_PROFILES
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
 from mile_edge.export.recipe import ExportRecipe
-from mile_edge.export.weights import record_weights, recover_weights, share_weights
+from mile_edge.export.shared_weights import share_weights
+from mile_edge.export.weights import record_weights, recover_weights
 from mile_edge.network.base import Base, base_from_weights, base_sha256, config_of, describe
 from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module

@@ -1,4 +1,4 @@
-"""The base's weights inside an exported graph: found again for training, shared with the graph of the base alone."""
+"""The base's weights inside an exported graph, found again for training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from onnx import numpy_helper
 from mile_edge.errors import BundleError
 
 _KEY = "mile_edge.weights"
-_SHARED_FROM = 1024
 
 
 def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> bool:
@@ -64,25 +63,3 @@ def recover_weights(data: bytes) -> dict[str, torch.Tensor]:
         array = numpy_helper.to_array(tensors[initializer])
         recovered[name] = torch.from_numpy(np.array(array.T if transposed else array, order="C"))
     return recovered
-
-
-def share_weights(model: onnx.ModelProto, holder: bytes, holder_name: str) -> None:
-    """Let the large constants of ``model`` point into another ONNX file instead of carrying them once more.
-
-    Args:
-        model: changed in place.
-        holder: the serialised file that already has them.
-        holder_name: its name, in the folder where ``model`` will lie.
-    """
-    for tensor in model.graph.initializer:
-        if len(tensor.raw_data) < _SHARED_FROM:
-            continue
-        position = holder.find(tensor.raw_data)
-        if position < 0:
-            continue
-        length = len(tensor.raw_data)
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", holder_name), ("offset", position), ("length", length)):
-            entry = tensor.external_data.add()
-            entry.key, entry.value = key, str(value)

@@ -40,13 +40,13 @@ def evaluate_folders(
     done = 0
     by_folder: dict[str, dict[str, Any]] = {}
     for folder in folders:
-        names, translate = str(folder.path), _translation(folder, classes)
+        names, translate = str(folder.path), label_table(folder, classes)
         for sample in folder:
             mask, expert = predict(sample.frame, folder.sensor)
             if gate is not None:
                 gate.add(folder.sensor, folder.domain, expert)
             if sample.label is not None:
-                _check_ids(sample, folder)
+                check_ids(sample, folder)
                 scores.add(folder.sensor, names, translate[sample.label], mask)
             done += 1
             report(done)
@@ -65,8 +65,12 @@ def evaluate_folders(
     return account
 
 
-def _translation(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.ndarray:
-    """(256,) uint8 from the folder's class ids to the masks'; classes the masks do not know become void."""
+def label_table(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.ndarray:
+    """(256,) uint8 from the folder's class ids to the masks'; classes the masks do not know become void.
+
+    Raises:
+        DataError: the masks know none of the folder's classes.
+    """
     table = np.full(256, VOID, np.uint8)
     ids = {label.name: index for index, label in enumerate(classes)}
     for index, label in enumerate(folder.classes):
@@ -79,7 +83,7 @@ def _translation(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.nda
     return table
 
 
-def _check_ids(sample: LabelledFrame, folder: FolderDataset) -> None:
+def check_ids(sample: LabelledFrame, folder: FolderDataset) -> None:
     """Refuse a label with ids that ``classes.yaml`` does not list: as void they would only make the score too good."""
     counts = np.bincount(np.asarray(sample.label).reshape(-1), minlength=256)
     known = len(folder.classes)
