@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.cli.options import image_size, names
-from mile_edge.errors import BundleError, DataError
+from mile_edge.cli.options import image_size, name_domains, names
+from mile_edge.errors import BundleError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import ClassLabel
@@ -31,7 +31,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="a bundle, or the folder of a base")
+    parser.add_argument("model", type=Path, help="a bundle, the folder of a base, or a .pth file of ESPNetv2")
     parser.add_argument("data", nargs="+", type=Path, help="folders with images/ and labels/")
     parser.add_argument("--expert", help="pin this expert instead of asking the gate (oracle routing)")
     parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
@@ -41,6 +41,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=(240, 320),
         metavar="HxW",
         help="network size of a base folder (default 240x320)",
+    )
+    parser.add_argument(
+        "--class-map", type=Path, metavar="FILE", help="YAML from a base's classes to the data's (calib/class-maps)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
@@ -55,13 +58,9 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.replay.folders import evaluate_folders
 
     folders = [FolderDataset(path) for path in args.data]
-    if args.domain:
-        if len(args.domain) != len(folders):
-            raise DataError(f"--domain names {len(args.domain)} domains for {len(folders)} folders; give one for each")
-        for folder, domain in zip(folders, args.domain, strict=True):
-            folder.domain = domain
+    name_domains(folders, args.domain or ())
     is_bundle = (args.model / "manifest.json").is_file()
-    if not is_bundle and not (args.model / "config.json").is_file():
+    if not is_bundle and not (args.model / "config.json").is_file() and args.model.suffix != ".pth":
         raise BundleError(f"{args.model} is neither a bundle nor the folder of a base; give one of the two")
     predict, classes, gate = _bundle(args) if is_bundle else _base(args, folders)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
@@ -93,18 +92,23 @@ def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...]
 
 
 def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predictor, tuple[ClassLabel, ...], None]:
+    import numpy as np
     import torch
 
+    from mile_edge.data.class_map import read_class_map
     from mile_edge.network.base import load_base
     from mile_edge.training.base import Logits, shared_classes
     from mile_edge.training.evaluate import predict as predict_mask
 
     classes = shared_classes(folders)
-    network = Logits(load_base(str(args.model), len(classes)))
+    network = Logits(load_base(str(args.model), None if args.class_map else len(classes)))
+    # What the map does not name becomes void, and void is never right.
+    table = np.arange(256) if args.class_map is None else read_class_map(args.class_map, [c.name for c in classes])
+    table = table.astype(np.uint8)
 
     def predict(frame: Any, _sensor: str) -> tuple[Any, str]:
         with torch.inference_mode():
-            return predict_mask(network, frame, args.size, frame.shape[:2]), "base"
+            return table[predict_mask(network, frame, args.size, frame.shape[:2])], "base"
 
     return predict, classes, None
 

@@ -1,12 +1,14 @@
 """The frozen base: a Hugging Face ``*ForSemanticSegmentation`` network, from a folder, the hub or random weights.
 
-A family of networks is known by the names of four of its parts, in ``_DESCRIPTIONS``: so far SegFormer and MobileViT.
+A family of networks is known by the names of four of its parts, in ``_DESCRIPTIONS``: SegFormer, MobileViT, and the
+convolutional ESPNetv2, which Hugging Face does not have and ``espnet.py`` adds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSemanticSegmentation,
@@ -25,6 +28,7 @@ from transformers import (
 from transformers.utils import logging
 
 from mile_edge.errors import RecipeError
+from mile_edge.network.espnet import SCALES, config_of_checkpoint, espnet_config
 from mile_edge.network.segformer import reduce_before_upsampling
 
 Base = PreTrainedModel
@@ -74,6 +78,12 @@ _DESCRIPTIONS: dict[str, BaseDescription] = {
         full_tap="mobilevit.encoder.layer.4",
         adapted=r"mobilevit\.encoder\.layer\.[234]\..*(query|value)",
     ),
+    "espnetv2": BaseDescription(
+        classifier="bu_dec_l4.merge_layer.3",
+        early_tap="base_net.level2_0",
+        full_tap="base_net.level4.6",
+        adapted=r"base_net\.level[34].*(proj_1x1|conv_1x1_exp)\.conv",
+    ),
 }
 
 
@@ -95,7 +105,8 @@ def load_base(source: str, num_classes: int | None = None) -> Base:
 
     Args:
         source: a local folder with ``config.json`` and ``model.safetensors``, a hub name such as
-            ``nvidia/segformer-b0-finetuned-cityscapes-640-1280``, or ``random:segformer-b0`` for untrained weights.
+            ``nvidia/segformer-b0-finetuned-cityscapes-640-1280``, a ``.pth`` file of the authors of ESPNetv2, or
+            ``random:segformer-b0`` for untrained weights.
         num_classes: length of the class scores; by default what the source says. A classifier of another
             length starts from random weights.
 
@@ -105,6 +116,8 @@ def load_base(source: str, num_classes: int | None = None) -> Base:
     if source.startswith("random:"):
         config = _random_config(source.removeprefix("random:"), num_classes or 19)
         model = AutoModelForSemanticSegmentation.from_config(config)
+    elif source.endswith(".pth"):
+        model = _from_checkpoint(Path(source), num_classes)
     else:
         if not Path(source).is_dir() and (source.startswith((".", "/", "~")) or source.count("/") != 1):
             raise RecipeError(f"base {source!r} does not exist; give a folder, a hub name or random:segformer-b0")
@@ -154,6 +167,27 @@ def config_of(model: Base) -> dict[str, Any]:
     return config
 
 
+def _from_checkpoint(path: Path, num_classes: int | None) -> Base:
+    try:
+        # Weights only: a checkpoint that wants to run code is refused by torch.
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        config = config_of_checkpoint(weights)
+    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, TypeError, pickle.UnpicklingError) as error:
+        raise RecipeError(
+            f"base {str(path)!r} cannot be loaded ({str(error).splitlines()[0]}); give weights"
+        ) from error
+    if config is None:
+        raise RecipeError(
+            f"base {str(path)!r} is no ESPNetv2 checkpoint; convert other networks to Hugging Face folders"
+        )
+    model = base_from_weights({**config.to_dict(), "model_type": config.model_type}, weights)
+    if num_classes is not None and num_classes != config.num_labels:
+        model.config.num_labels = num_classes
+        parent, _, leaf = describe(model).classifier.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Conv2d(config.projection, num_classes, 1))
+    return model
+
+
 def _random_config(name: str, num_classes: int) -> PretrainedConfig:
     config: PretrainedConfig
     if name == "mobilevit-xxs":
@@ -163,8 +197,10 @@ def _random_config(name: str, num_classes: int) -> PretrainedConfig:
         config.num_labels = num_classes
         return config
     family, _, size = name.partition("-")
+    if family == "espnetv2" and size in {str(scale) for scale in SCALES}:
+        return espnet_config(float(size), num_classes)
     if family != "segformer" or size not in _SEGFORMER_SIZES:
-        raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to segformer-b5, or mobilevit-xxs")
+        raise RecipeError(f"random base {name!r} is unknown; choose segformer-b0 to b5, mobilevit-xxs or espnetv2-2.0")
     depths, widths, decoder = _SEGFORMER_SIZES[size]
     config = SegformerConfig(depths=depths, hidden_sizes=widths, decoder_hidden_size=decoder)
     config.num_labels = num_classes

@@ -76,7 +76,10 @@ class LowRankLinear(nn.Module):
         assert isinstance(frozen, (nn.Linear, nn.Conv2d))
         self.frozen = frozen.requires_grad_(False)
         self.rank = rank
-        self.out_features, self.in_features = frozen.weight.shape[:2]
+        if isinstance(frozen, nn.Linear):
+            self.out_features, self.in_features = frozen.out_features, frozen.in_features
+        else:
+            self.out_features, self.in_features = frozen.out_channels, frozen.in_channels
         self.lora_A = nn.Parameter(torch.empty(rank, self.in_features))
         self.lora_B = nn.Parameter(torch.empty(self.out_features, rank))
         self._bank: torch.Tensor | None = None
@@ -111,7 +114,9 @@ class LowRankLinear(nn.Module):
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
         tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)
-        y = self._routed(tokens) if self._bank is not None else self._frozen_product(tokens) + self._own_path(tokens)
+        product = self._product(x, tokens)
+        bias = self._bias(product)
+        y = product + (self._own_path(tokens) + bias) if self._bank is None else self._routed(product, bias, tokens)
         if isinstance(self.frozen, nn.Linear):
             return y.reshape(*x.shape[:-1], self.out_features)
         return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *x.shape[2:])
@@ -119,18 +124,23 @@ class LowRankLinear(nn.Module):
     def _own_path(self, x: torch.Tensor) -> torch.Tensor:
         return functional.linear(functional.linear(x, self.lora_A), self.lora_B)
 
-    def _frozen_product(self, tokens: torch.Tensor) -> torch.Tensor:
-        return functional.linear(tokens, self.frozen.weight.flatten(1), self.frozen.bias)
+    def _product(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, N, out): the frozen weight times the input."""
+        if isinstance(self.frozen, nn.Conv2d) and self.frozen.groups > 1:
+            # Groups stay what they are for the frozen weight; the low-rank path beside it mixes all channels.
+            mixed = functional.conv2d(x, self.frozen.weight, groups=self.frozen.groups)
+            return mixed.flatten(2).transpose(1, 2)
+        return functional.linear(tokens, self.frozen.weight.flatten(1))
 
-    def _routed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def _bias(self, product: torch.Tensor) -> torch.Tensor:
+        return product.new_zeros(self.out_features) if self.frozen.bias is None else self.frozen.bias
+
+    def _routed(self, product: torch.Tensor, bias: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         assert self._bank is not None
         assert self._expert is not None
-        if tokens.shape[0] != self._expert.shape[0]:
+        samples = self._expert.shape[0]
+        if tokens.shape[0] != samples:
             # Some networks cut each sample into several sequences: (B * parts, N, in), the parts of a sample together.
-            whole = tokens.reshape(self._expert.shape[0], -1, self.in_features)
-            return self._routed(whole).reshape(*tokens.shape[:2], self.out_features)
-        product = functional.linear(tokens, self.frozen.weight.flatten(1))
-        bias = self.frozen.bias
-        if bias is None:
-            bias = product.new_zeros(self.out_features)
+            whole = [part.reshape(samples, -1, part.shape[-1]) for part in (product, tokens)]
+            return self._routed(whole[0], bias, whole[1]).reshape(product.shape)
         return low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)

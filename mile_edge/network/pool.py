@@ -136,5 +136,5 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
 
 def _is_linear(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
-        return module.kernel_size == (1, 1) and module.groups == 1 and module.stride == (1, 1)
+        return module.kernel_size == (1, 1) and module.stride == (1, 1)
     return isinstance(module, nn.Linear)
