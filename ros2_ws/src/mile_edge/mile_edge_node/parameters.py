@@ -104,7 +104,7 @@ SENSOR = (
         "QoS of the subscription; reliable needs a reliable publisher.",
         words=RELIABILITIES,
     ),
-    Parameter("depth", 1, "Messages that the middleware keeps; more only adds delay, the newest wins.", 1, 100),
+    Parameter("depth", 5, "Messages that the middleware keeps until the node has seen them.", 1, 100),
     Parameter(
         "camera_info", "", "Topic of the calibration; empty for camera_info beside the image topic, off for none."
     ),

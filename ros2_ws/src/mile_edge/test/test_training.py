@@ -1,0 +1,130 @@
+"""Training on the robot: it says what is missing, it can be cancelled, and frames keep flowing meanwhile."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from mile_edge_interfaces.action import TrainExpert
+from mile_edge_interfaces.msg import Status
+from rclpy.action import ActionClient
+
+from harness import Bench, Robot, eventually, image, until_flowing
+
+Start = Callable[..., Robot]
+# An interpreter with torch and mile_edge, for the test that really trains.
+WORKSHOP = os.environ.get("MILE_EDGE_WORKSHOP_PYTHON", "")
+
+
+class Goal:
+    """A goal under way."""
+
+    def __init__(self, bench: Bench, client: ActionClient, **fields: Any) -> None:
+        assert client.wait_for_server(timeout_sec=30)
+        self.feedback: list[Any] = []
+        self._bench = bench
+        self.handle = self._get(
+            client.send_goal_async(
+                TrainExpert.Goal(**fields), feedback_callback=lambda m: self.feedback.append(m.feedback)
+            )
+        )
+
+    def result(self, patience: float = 60.0) -> Any:
+        return self._get(self.handle.get_result_async(), patience)
+
+    def cancel(self) -> None:
+        self._get(self.handle.cancel_goal_async())
+
+    @staticmethod
+    def _get(future: Any, patience: float = 30.0) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(patience)
+        return future.result()
+
+
+@pytest.fixture
+def client(bench: Bench) -> Any:
+    return ActionClient(bench.node, TrainExpert, "mile_edge/train_expert")
+
+
+def test_without_torch_the_answer_names_the_interpreter_and_what_to_do(
+    bench: Bench, start: Start, client: Any, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run(["/usr/bin/env", "python3", "-m", "venv", "--without-pip", str(bare)], check=True)
+    start(train_python=str(bare / "bin" / "python"), train_folder=str(tmp_path))
+    result = Goal(bench, client, data=str(tmp_path), name="harbour").result()
+    assert result.status == GoalStatus.STATUS_ABORTED
+    assert "torch is not installed for" in result.result.message
+    result = Goal(bench, client, data="/no/such/bag", name="harbour").result()
+    assert "does not exist" in result.result.message
+    result = Goal(bench, client, data=str(tmp_path), name="No Name").result()
+    assert "lower-case letters" in result.result.message
+    assert len(result.result.experts) == 8
+
+
+def test_a_training_is_cancelled_and_a_second_one_refused_while_frames_flow(
+    bench: Bench, start: Start, client: Any, tmp_path: Path, frames: dict[str, np.ndarray]
+) -> None:
+    # A program in place of the interpreter: it answers the question for torch and then trains without end.
+    slow = tmp_path / "python"
+    slow.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
+    slow.chmod(0o755)
+    start(train_python=str(slow), train_folder=str(tmp_path / "work"))
+    status, camera = bench.listen("camera/status", Status), bench.camera("image")
+    goal = Goal(bench, client, data=str(tmp_path), name="harbour", steps=100)
+    eventually(lambda: any(each.stage == "training" for each in goal.feedback), "feedback")
+    assert not Goal(bench, client, data=str(tmp_path), name="other").handle.accepted
+    for _ in range(5):
+        until_flowing(camera, image(frames["clear"], "rgb8", 1), status)
+    pid = int((tmp_path / "work" / "pid").read_text())
+    assert os.getpriority(os.PRIO_PROCESS, pid) == 19
+    goal.cancel()
+    result = goal.result()
+    assert result.status == GoalStatus.STATUS_CANCELED
+    assert "cancelled" in result.result.message
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_training_ends_with_the_node(bench: Bench, start: Start, client: Any, tmp_path: Path) -> None:
+    slow = tmp_path / "python"
+    slow.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
+    slow.chmod(0o755)
+    robot = start(train_python=str(slow), train_folder=str(tmp_path / "work"))
+    goal = Goal(bench, client, data=str(tmp_path), name="harbour")
+    eventually(lambda: (tmp_path / "work" / "pid").exists() and (tmp_path / "work" / "pid").read_text(), "the child")
+    assert goal.handle.accepted
+    assert robot.end() == 0
+    time.sleep(0.1)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "work" / "pid").read_text()), 0)
+
+
+@pytest.mark.skipif(not WORKSHOP, reason="MILE_EDGE_WORKSHOP_PYTHON names no interpreter with torch")
+def test_an_expert_is_trained_on_the_robot_and_added(
+    bench: Bench, start: Start, client: Any, tmp_path: Path, bundle: Path, frames: dict[str, np.ndarray]
+) -> None:
+    subprocess.run(
+        [WORKSHOP, "-m", "mile_edge", "world", str(tmp_path / "mist"), "--domain", "fog", "--frames", "4"],
+        check=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+    )
+    start(bundle=str(bundle), train_python=WORKSHOP, train_folder=str(tmp_path / "work"))
+    status, camera = bench.listen("camera/status", Status), bench.camera("image")
+    until_flowing(camera, image(frames["clear"], "rgb8", 1), status)
+    goal = Goal(bench, client, data=str(tmp_path / "mist"), name="mist", gate_only=True)
+    result = goal.result(300)
+    assert result.status == GoalStatus.STATUS_SUCCEEDED, result.result.message
+    assert "mist" in result.result.experts
+    assert bench.set(expert="mist")[0].successful
+    eventually(lambda: until_flowing(camera, image(frames["fog"], "rgb8", 1), status).expert == "mist", "its masks")
