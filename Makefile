@@ -10,11 +10,12 @@ define environment
 		{ rm -rf $(1); echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help demo test lint install workshop reference camvid clean
+.PHONY: help demo test test-ros lint install workshop reference camvid clean
 
 help:
 	@echo "make demo       replay a multi-sensor bag through the reference bundle (installs the robot side into $(ROBOT))"
 	@echo "make test       install everything the tests need into $(WORKSHOP) and run them all"
+	@echo "make test-ros   build the ROS 2 workspace and test the node over DDS; one line where there is no ROS 2"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
 	@echo "make camvid     train base and dusk expert on the real CamVid frames (48 minutes of training when measured)"
@@ -38,6 +39,10 @@ demo: $(ROBOT)/.installed
 test: $(WORKSHOP)/.installed
 	$(WORKSHOP)/bin/python -m pytest
 
+# Needs a ROS 2: MILE_EDGE_ROS_SETUP=FILE, or one that is sourced, or one under /opt/ros.
+test-ros:
+	@bash ros2_ws/test.sh
+
 lint: $(WORKSHOP)/.installed
 	$(WORKSHOP)/bin/ruff check . && $(WORKSHOP)/bin/mypy
 
@@ -49,4 +54,4 @@ camvid: $(WORKSHOP)/.installed
 	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/camvid.sh
 
 clean:
-	rm -rf out build $(ROBOT) $(WORKSHOP)
+	rm -rf out build $(ROBOT) $(WORKSHOP) .venv-ros

@@ -44,8 +44,8 @@ class TestSegment(unittest.TestCase):
         try:
             mask, camera = bench.listen("camera/mask", Image), bench.camera("/launched/image")
             got = until_flowing(camera, image(np.zeros((48, 64, 3), np.uint8), "rgb8", 7, "front"), mask)
-            self.assertEqual((got.height, got.width, got.encoding), (48, 64, "mono8"))
-            self.assertEqual(bench.state(), "active")
+            assert (got.height, got.width, got.encoding) == (48, 64, "mono8")
+            assert bench.state() == "active"
         finally:
             bench.close()
 
