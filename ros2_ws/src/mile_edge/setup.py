@@ -30,5 +30,7 @@ setup(
     maintainer_email="mile-edge@example.com",
     description="Segments every sensor of a robot with one frozen network and an expert per situation.",
     license="Apache-2.0",
-    entry_points={"console_scripts": ["segmenter = mile_edge_node.main:main"]},
+    entry_points={
+        "console_scripts": ["segmenter = mile_edge_node.main:main", "health = mile_edge_node.health:main"],
+    },
 )
