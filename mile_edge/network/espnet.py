@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
@@ -291,13 +292,16 @@ def _resized(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _averaged(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Adaptive average pooling as two matrix products: ONNX has no pooling whose windows differ in size."""
-    rows, columns = (_windows(full, part).to(x) for full, part in zip(x.shape[2:], size, strict=True))
+    rows, columns = (torch.from_numpy(_windows(f, p)).to(x) for f, p in zip(x.shape[2:], size, strict=True))
     return rows @ x @ columns.transpose(0, 1)
 
 
-def _windows(full: int, part: int) -> torch.Tensor:
-    """(part, full) matrix of averages over ``part`` windows, as ``adaptive_avg_pool2d`` lays them."""
-    matrix = torch.zeros(part, full)
+def _windows(full: int, part: int) -> np.ndarray:
+    """(part, full) matrix of averages over ``part`` windows, as ``adaptive_avg_pool2d`` lays them.
+
+    In NumPy, so that an exporter sees one constant instead of every assignment.
+    """
+    matrix = np.zeros((part, full), np.float32)
     for index in range(part):
         start, end = index * full // part, -(-(index + 1) * full // part)
         matrix[index, start:end] = 1 / (end - start)
