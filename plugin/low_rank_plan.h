@@ -34,6 +34,7 @@ struct Plan {
     int shared_bytes;
 };
 
+#ifndef __CUDACC_RTC__
 // Args: numbers per 16-byte vector (8 for fp16, 4 for fp32); multiprocessors of the device.
 inline Plan plan(const Shape& shape, int vector, Access access, int multiprocessors) {
     Plan p{};
@@ -58,5 +59,6 @@ inline Plan plan(const Shape& shape, int vector, Access access, int multiprocess
     p.shared_bytes = p.warps * p.rank_tiles * p.token_tiles * kTileTokens * 8 * 4;
     return p;
 }
+#endif
 
 }  // namespace mile

@@ -1,37 +1,10 @@
 // Compares the kernel, launched by its own launcher but run by simt.h, with a plain loop in double precision.
-// Prints one line per case: its name, the largest relative error, and whether it was within bounds.
-#define MILE_PRIMITIVES "simt.h"
-#include "low_rank.cu"
+// Prints one line per case: its name, the largest relative error, and whether it was within bounds. With the argument
+// "plans" it prints the plan for each line of eight numbers it reads; with "limits" it tries calls that must be refused.
+#include "launch.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
-
-namespace mile {
-float low_rank_sums[1 << 14];
-}
-
-static int processors;
-static std::mt19937 random_order(7);
-
-cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = processors, cudaSuccess; }
-
-cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** parameters, size_t shared, cudaStream_t) {
-    if (shared > sizeof(mile::low_rank_sums) || shared > 48 * 1024) return cudaErrorInvalidValue;
-    const auto call = reinterpret_cast<void (*)(const mile::LowRankArguments)>(const_cast<void*>(kernel));
-    const auto& arguments = *static_cast<mile::LowRankArguments*>(parameters[0]);
-    simt::body = [&] { call(arguments); };
-    simt::block_size = block;
-    for (unsigned z = 0; z < grid.z; ++z)
-        for (unsigned y = 0; y < grid.y; ++y)
-            for (unsigned x = 0; x < grid.x; ++x) {
-                simt::block_index = {x, y, z};
-                // Whatever an earlier block left in shared memory must not matter.
-                std::fill(std::begin(mile::low_rank_sums), std::end(mile::low_rank_sums), NAN);
-                simt::run_block(block.x, random_order);
-            }
-    return cudaSuccess;
-}
 
 // Numbers that lie against a page nobody may touch, on one side or the other.
 template <typename Number>
@@ -120,7 +93,48 @@ bool check(const Case& c, mile::NumberType type, bool at_end, double bound) {
     return good;
 }
 
-int main() {
+int plans() {
+    int samples, tokens, inputs, outputs, rank, vector, access, multiprocessors;
+    while (std::scanf("%d%d%d%d%d%d%d%d", &samples, &tokens, &inputs, &outputs, &rank, &vector, &access,
+                      &multiprocessors) == 8) {
+        const mile::Plan p = mile::plan({samples, tokens, inputs, outputs, rank}, vector,
+                                        static_cast<mile::Access>(access), multiprocessors);
+        std::printf("%d %d %d %d %d %d %d\n", p.rank_tiles, p.token_tiles, p.warps, p.parts, p.part_width, p.tiles,
+                    p.shared_bytes);
+    }
+    return 0;
+}
+
+// No pointer is valid here: a call that got through would end the program.
+int limits() {
+    const mile::LowRankCall fits = {mile::NumberType::kHalf, {1, 1, 64, 64, 8}, 1, 1024, 0, 512, 8};
+    auto refused = [&](auto change) {
+        mile::LowRankCall call = fits;
+        change(call);
+        return mile::low_rank(call, nullptr) == cudaErrorInvalidValue;
+    };
+    auto does_nothing = [&](auto change) {
+        mile::LowRankCall call = fits;
+        change(call);
+        return mile::low_rank(call, nullptr) == cudaSuccess;
+    };
+    const bool results[] = {
+        refused([](auto& c) { c.shape.rank = 0; }),         refused([](auto& c) { c.shape.rank = 65; }),
+        refused([](auto& c) { c.shape.inputs = 0; }),       refused([](auto& c) { c.shape.outputs = -1; }),
+        refused([](auto& c) { c.shape.samples = 65536; }),  refused([](auto& c) { c.row_length = 1023; }),
+        refused([](auto& c) { c.a_start = -1; }),           refused([](auto& c) { c.b_start = 513; }),
+        refused([](auto& c) { c.expert_bytes = 2; }),       refused([](auto& c) { c.experts = 0; }),
+        does_nothing([](auto& c) { c.shape.tokens = 0; }),  does_nothing([](auto& c) { c.shape.samples = 0; }),
+    };
+    int wrong = 0;
+    for (size_t i = 0; i < std::size(results); ++i)
+        if (!results[i]) wrong = 1, std::printf("case %zu was let through\n", i);
+    return wrong;
+}
+
+int main(int count, char** arguments) {
+    if (count > 1 && !std::strcmp(arguments[1], "plans")) return plans();
+    if (count > 1 && !std::strcmp(arguments[1], "limits")) return limits();
     const Case cases[] = {
         // name, samples, tokens, inputs, outputs, rank, experts, a_start, gap, tail, processors
         {"b0-stage-1", 2, 35, 64, 64, 8, 3, 128, 0, 16, 132},

@@ -1,0 +1,228 @@
+"""The fused kernel from Python: the plugin's library, one that nvcc builds here, or NVRTC through cuda-bindings."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from on_gpu.plan import ALL_VECTORS, MAP_VECTORS, NUMBERS, plan
+
+SOURCE = Path(__file__).parents[2] / "plugin"
+_CUDA_ERRORS = {1: "invalid value", 2: "out of memory", 35: "the driver is too old", 209: "no code for this device"}
+
+
+class MissingError(Exception):
+    """Something that a measurement needs is not on this machine; the message says what."""
+
+
+class FusedLowRank:
+    """``mile::LowRank`` on torch's current device and stream; may be captured in a CUDA graph.
+
+    Attributes:
+        how: how the kernel came to be, for the report.
+
+    Raises:
+        MissingError: there is no library, no nvcc and no NVRTC.
+    """
+
+    def __init__(self) -> None:
+        reasons = []
+        for attempt in (_from_library, _from_nvcc, _from_nvrtc):
+            try:
+                self.how, self._launch = attempt()
+            except MissingError as reason:
+                reasons.append(str(reason))
+                continue
+            return
+        raise MissingError("the fused kernel could not be built: " + "; ".join(reasons))
+
+    def __call__(
+        self,
+        product: torch.Tensor,
+        bias: torch.Tensor,
+        x: torch.Tensor,
+        bank: torch.Tensor,
+        expert: torch.Tensor,
+        offset: int,
+        rank: int,
+        *,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Same arguments and result as ``mile_edge.network.low_rank.low_rank``; ``out`` may be ``product``."""
+        product, x = product.contiguous(), x.contiguous()
+        out = torch.empty_like(product) if out is None else out
+        samples, tokens, inputs = x.shape
+        tensors = (product, bias, x, bank, expert, out)
+        assert all(t.is_cuda and t.is_contiguous() for t in tensors)
+        assert product.dtype == x.dtype == bank.dtype == bias.dtype in (torch.float16, torch.float32)
+        status = self._launch(
+            int(x.dtype == torch.float32),
+            (samples, tokens, inputs, product.shape[-1], rank),
+            bank.shape[0],
+            (bank.shape[1], offset, offset + rank * inputs),
+            expert.element_size(),
+            tuple(t.data_ptr() for t in tensors),
+            torch.cuda.current_stream().cuda_stream,
+        )
+        if status:
+            raise RuntimeError(f"the fused kernel was not launched: {_CUDA_ERRORS.get(status, f'CUDA error {status}')}")
+        return out
+
+
+Launch = Callable[[int, tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...], int], int]
+
+
+def _from_library() -> tuple[str, Launch]:
+    path = os.environ.get("MILE_EDGE_PLUGIN")
+    if not path:
+        raise MissingError("MILE_EDGE_PLUGIN names no library")
+    return f"library {path}", _launcher(Path(path))
+
+
+def _from_nvcc() -> tuple[str, Launch]:
+    nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    if nvcc is None:
+        raise MissingError("nvcc is not on the PATH")
+    major, minor = torch.cuda.get_device_capability()
+    folder = Path(tempfile.mkdtemp(prefix="mile-edge-kernel-"))
+    command = [nvcc, "-std=c++17", "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+    done = subprocess.run(
+        [*command, "-o", str(folder / "low_rank.so"), str(SOURCE / "low_rank.cu")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise MissingError(f"{nvcc} could not compile it ({(done.stderr.splitlines() or ['no reason given'])[0]})")
+    return f"nvcc for sm_{major}{minor}", _launcher(folder / "low_rank.so")
+
+
+def _launcher(path: Path) -> Launch:
+    try:
+        function = ctypes.CDLL(str(path)).mile_low_rank
+    except (OSError, AttributeError) as error:
+        raise MissingError(f"{path} is no library with the kernel ({error})") from error
+    function.argtypes = [ctypes.c_int] * 7 + [ctypes.c_longlong] * 3 + [ctypes.c_int] + [ctypes.c_void_p] * 7
+    function.restype = ctypes.c_int
+
+    def launch(
+        number: int,
+        shape: tuple[int, ...],
+        experts: int,
+        row: tuple[int, ...],
+        index: int,
+        addresses: tuple[int, ...],
+        stream: int,
+    ) -> int:
+        return int(function(number, *shape, experts, *row, index, *addresses, stream))
+
+    return launch
+
+
+class _Arguments(ctypes.Structure):
+    """LowRankArguments of plugin/low_rank_kernel.cuh."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("product", "bias", "x", "bank", "expert", "y")),
+        *((name, ctypes.c_longlong) for name in ("row_length", "a_start", "b_start")),
+        *(
+            (name, ctypes.c_int)
+            for name in ("experts", "tokens", "inputs", "outputs", "rank", "part_width", "expert_bytes")
+        ),
+    )
+
+
+def _from_nvrtc() -> tuple[str, Launch]:
+    try:
+        from cuda.bindings import driver, nvrtc
+    except ImportError:
+        raise MissingError("cuda-bindings is not installed (pip install cuda-bindings)") from None
+    kernels: dict[str, Any] = {}
+    processors = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
+    # A context must be current before a module is loaded.
+    torch.cuda.synchronize()
+    kernels["mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"] = compile_kernel(
+        driver, nvrtc, "mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"
+    )
+
+    def launch(
+        number: int,
+        shape: tuple[int, ...],
+        experts: int,
+        row: tuple[int, ...],
+        index: int,
+        addresses: tuple[int, ...],
+        stream: int,
+    ) -> int:
+        samples, tokens, inputs, outputs, rank = shape
+        vector = 4 if number else 8
+        access = _access(vector, inputs, outputs, rank, row, addresses)
+        cut = plan(*shape, vector=vector, access=access, multiprocessors=processors)
+        kind = "Single" if number else "Half"
+        name = f"mile::low_rank_kernel<mile::{kind}, {cut.rank_tiles}, {cut.token_tiles}, (mile::Access){access}>"
+        if name not in kernels:
+            kernels[name] = compile_kernel(driver, nvrtc, name)
+        arguments = _Arguments(*addresses, *row, experts, tokens, inputs, outputs, rank, cut.part_width, index)
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        grid, block = (cut.tiles, cut.parts, samples), (32 * cut.warps, 1, 1)
+        (status,) = driver.cuLaunchKernel(
+            kernels[name], *grid, *block, cut.shared_bytes, stream, ctypes.addressof(pointers), 0
+        )
+        return int(status)
+
+    return "NVRTC", launch
+
+
+def compile_kernel(driver: Any, nvrtc: Any, name: str) -> Any:
+    """One instance of the kernel template as a function that can be launched."""
+    major, minor = torch.cuda.get_device_capability()
+    lowered, cubin = compile_cubin(nvrtc, name, f"sm_{major}{minor}")
+    status, module = driver.cuModuleLoadData(cubin)
+    if int(status):
+        raise MissingError(f"the driver refused the kernel that NVRTC compiled (error {int(status)})")
+    status, function = driver.cuModuleGetFunction(module, lowered)
+    if int(status):
+        raise MissingError(f"the kernel that NVRTC compiled lacks {lowered!r} (error {int(status)})")
+    return function
+
+
+def compile_cubin(nvrtc: Any, name: str, architecture: str) -> tuple[bytes, bytes]:
+    """The mangled name and the machine code of one instance of the kernel template.
+
+    Raises:
+        MissingError: NVRTC is not installed, or refused the source.
+    """
+    try:
+        _, program = nvrtc.nvrtcCreateProgram(b'#include "low_rank_kernel.cuh"\n', b"low_rank.cu", 0, [], [])
+    except RuntimeError as error:
+        raise MissingError(f"NVRTC is not installed ({error})") from error
+    nvrtc.nvrtcAddNameExpression(program, name.encode())
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17", f"-I{SOURCE}".encode()]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if int(status):
+        _, length = nvrtc.nvrtcGetProgramLogSize(program)
+        log = b" " * length
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise MissingError(f"NVRTC refused the kernel ({log.decode(errors='replace').splitlines()[0]})")
+    _, lowered = nvrtc.nvrtcGetLoweredName(program, name.encode())
+    _, size = nvrtc.nvrtcGetCUBINSize(program)
+    cubin = b" " * size
+    nvrtc.nvrtcGetCUBIN(program, cubin)
+    return bytes(lowered), cubin
+
+
+def _access(vector: int, inputs: int, outputs: int, rank: int, row: tuple[int, ...], addresses: tuple[int, ...]) -> int:
+    product, bias, x, bank, _, y = addresses
+    length, a_start, b_start = row
+    if inputs % vector or outputs % vector or any(address % 16 for address in (product, bias, x, y)):
+        return NUMBERS
+    rows = bank % 16 == 0 and length % vector == 0 and a_start % vector == 0
+    return ALL_VECTORS if rows and b_start % 2 == 0 and rank % 2 == 0 else MAP_VECTORS

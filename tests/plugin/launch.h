@@ -1,0 +1,32 @@
+// The kernel's launcher, its launches carried out by simt.h: what CUDA's runtime would do, for one kernel.
+#pragma once
+
+#define MILE_PRIMITIVES "simt.h"
+#include "low_rank.cu"
+
+namespace mile {
+float low_rank_sums[1 << 14];
+}
+
+static int processors;
+static std::mt19937 random_order(7);
+
+cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) { return *value = processors, cudaSuccess; }
+
+cudaError_t cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** parameters, size_t shared, cudaStream_t) {
+    if (shared > sizeof(mile::low_rank_sums) || shared > 48 * 1024) return cudaErrorInvalidValue;
+    const auto call = reinterpret_cast<void (*)(const mile::LowRankArguments)>(const_cast<void*>(kernel));
+    const auto& arguments = *static_cast<mile::LowRankArguments*>(parameters[0]);
+    simt::body = [&] { call(arguments); };
+    simt::block_size = block;
+    for (unsigned z = 0; z < grid.z; ++z)
+        for (unsigned y = 0; y < grid.y; ++y)
+            for (unsigned x = 0; x < grid.x; ++x) {
+                simt::block_index = {x, y, z};
+                // Whatever an earlier block left in shared memory must not matter.
+                std::fill(std::begin(mile::low_rank_sums), std::end(mile::low_rank_sums), NAN);
+                simt::run_block(block.x, random_order);
+            }
+    return cudaSuccess;
+}
