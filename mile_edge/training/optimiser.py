@@ -22,7 +22,7 @@ class Optimiser:
 
     Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon; step size matched to AdamW's as in Liu et al.,
     2025, arXiv 2502.16982) makes all directions of a matrix's step equally strong. On 305 CamVid frames, 600 steps from
-    random weights came to 0.303 mIoU on another drive against AdamW's 0.262.
+    random weights came to 0.304 mIoU on another drive against AdamW's 0.262.
 
     Args:
         kind: "adamw" or "muon".
