@@ -109,8 +109,8 @@ def one_line(text: str) -> str:
 def experts_table(bundle: Bundle) -> Table:
     """The table of `experts list`."""
     table = Table(title=Text(f"{named(bundle.path)}: {len(bundle.manifest.experts)} experts"), title_justify="left")
-    for heading in ("row", "name", "sensors", "domains", "classes", "adapter", "head", "gate", "of base", "scores"):
-        numeric = heading in ("row", "adapter", "head", "gate", "of base")
+    for heading in ("row", "name", "sensors", "domains", "classes", "adapter", "of base", "scores"):
+        numeric = heading in ("row", "classes", "adapter", "of base")
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=numeric or heading == "name")
     for each in describe_experts(bundle):
         cells = (
@@ -118,15 +118,13 @@ def experts_table(bundle: Bundle) -> Table:
             each["name"],
             ", ".join(each["sensors"]) or "any",
             ", ".join(each["domains"]) or "-",
-            names_text(each["classes"]),
+            str(len(each["classes"])),
             size_text(each["adapter_bytes"]),
-            size_text(each["head_bytes"]),
-            size_text(each["gate_bytes"]),
             f"{each['share_of_base']:.2%}",
             scores_text(each["scores"]),
         )
         table.add_row(*(Text(cell) for cell in cells))
-    table.caption = Text("of base = adapter and gate over the base's bytes, head apart")
+    table.caption = Text("of base = adapter and gate over the base's bytes, head apart; all the rest with --json")
     table.caption_justify = "left"
     return table
 

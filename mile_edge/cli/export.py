@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.training.base import shared_classes
 
     recipe = load_recipe(args.recipe)
-    data = [FolderDataset(path) for path in args.data]
+    data, checks = ([FolderDataset(path) for path in paths] for paths in (args.data, args.check))
     classes = shared_classes(data)
     base = load_base(args.base, len(classes))
     if args.out.exists():
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         "numbers_per_expert": bundle.manifest.low_rank.classifier_offset,
         "bytes": sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()),
     }
-    frames = [frame.frame for path in args.check for frame in FolderDataset(path)]
+    frames = [sample.frame for folder in checks for sample in folder]
     if frames:
         account["agreement"] = compare(bundle, frames, load_base(args.base, len(classes)))
     if args.json:

@@ -139,10 +139,11 @@ def _train_expert(args: argparse.Namespace) -> int:
         centres_of(bundle.manifest.gate),
     )
     out = args.out or Path(f"{args.name}.safetensors")
+    checkpoint = out.with_name(out.name + ".checkpoint")
     pool = pool_of(bundle, load_base(args.base) if args.base else base_of(bundle))
-    expert, result = _make_expert(args, pool, bundle, task, data, held_out, out.with_suffix(".checkpoint"))
+    expert, result = _make_expert(args, pool, bundle, task, data, held_out, checkpoint)
     write_expert(out, expert)
-    out.with_suffix(".checkpoint").unlink(missing_ok=True)
+    checkpoint.unlink(missing_ok=True)
     if args.add:
         bundle.add(out)
     where = {

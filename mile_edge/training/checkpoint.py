@@ -67,7 +67,7 @@ class Checkpoint:
             "best": str(best),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".aside")
+        aside = self.path.with_name(self.path.name + ".aside")
         save_file(tensors, aside, header)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())

@@ -49,8 +49,9 @@ def gate_features(base: Base, frames: Iterable[LabelledFrame], size: tuple[int, 
     module = base.get_submodule(description.early_tap if tap == "early" else description.full_tap)
     pooled, found = PooledFeature(), []
 
-    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor) -> None:
-        found.append(pooled(output)[0].numpy())
+    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
+        features = output[0] if isinstance(output, tuple) else output
+        found.append(pooled(features)[0].numpy())
         raise _TappedError
 
     hook = module.register_forward_hook(keep)

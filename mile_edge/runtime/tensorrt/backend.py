@@ -8,6 +8,7 @@ of its own, published to the gate only when the copy is over. Addresses never ch
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,13 +19,17 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle
-from mile_edge.bundle.files import named
+from mile_edge.bundle.files import hash_regular, named
 from mile_edge.errors import BackendError
 from mile_edge.runtime.bank import GateState
+from mile_edge.runtime.tensorrt import plugin
 from mile_edge.runtime.tensorrt.api import Api, find_api, logger_for
 from mile_edge.runtime.tensorrt.device import DeviceArray, Stream, find_device
 from mile_edge.runtime.tensorrt.lane import Lane
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, check_engine, engine_path
+
+PLUGIN_VARIABLE = "MILE_EDGE_PLUGIN"
+_MAX_LIBRARY = 1 << 30
 
 
 class TensorRTBackend:
@@ -48,11 +53,12 @@ class TensorRTBackend:
         path = engine or engine_path(bundle, backend)
         manifest, data = read_engine(path, bundle, api)
         device = find_device()
-        check_engine(manifest, bundle, api, device)
         self._max_batch = manifest.max_batch
         self._api = api
         # Order matters at the end: contexts before the engine, the engine before its runtime and logger.
         self._logger, first_error = logger_for(api)
+        plugin_sha = _load_plugin(api, self._logger) if manifest.plugin_sha256 else None
+        check_engine(manifest, bundle, api, device, plugin_sha)
         self._runtime = api.module.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(data)
         if self._engine is None:
@@ -150,6 +156,15 @@ class _Lanes:
             self._free, self._count = {}, {}
 
 
+def _load_plugin(api: Api, logger: Any) -> str | None:
+    """Load the library that ``MILE_EDGE_PLUGIN`` names; its SHA-256."""
+    library = os.environ.get(PLUGIN_VARIABLE)
+    if not library:
+        raise BackendError(f"the engine needs the low-rank plugin; set {PLUGIN_VARIABLE} to libmile_low_rank.so")
+    plugin.load(api, Path(library), logger)
+    return hash_regular(library, _MAX_LIBRARY, f"plugin {named(library)}", BackendError)
+
+
 def read_engine(path: Path, bundle: Bundle, api: Api) -> tuple[EngineManifest, bytes]:
     """An engine's manifest and bytes, compared with the bundle and with each other; needs no device.
 
@@ -160,7 +175,7 @@ def read_engine(path: Path, bundle: Bundle, api: Api) -> tuple[EngineManifest, b
     if not path.is_file():
         raise BackendError(f"{named(path)} does not exist; build the engine: {command}")
     manifest = EngineManifest.read(path, bundle.path)
-    check_engine(manifest, bundle, api, None)
+    check_engine(manifest, bundle, api, None, manifest.plugin_sha256)
     size = path.stat().st_size
     if size != manifest.engine_bytes:
         raise BackendError(

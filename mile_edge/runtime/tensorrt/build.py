@@ -13,6 +13,7 @@ from typing import Any
 from mile_edge.bundle import Bundle
 from mile_edge.bundle.files import hash_regular, named, write_whole
 from mile_edge.errors import BackendError
+from mile_edge.runtime.tensorrt import plugin as low_rank_plugin
 from mile_edge.runtime.tensorrt.api import Api, capability_member, logger_for
 from mile_edge.runtime.tensorrt.device import DeviceInfo, find_device
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, engine_path, manifest_path
@@ -152,8 +153,6 @@ def _load_plugin(api: Api, options: BuildOptions, logger: Any) -> str | None:
     if options.plugin is None:
         return None
     sha = hash_regular(options.plugin, _MAX_GRAPH, f"plugin {named(options.plugin)}", BackendError)
-    from mile_edge.runtime.tensorrt import plugin as low_rank_plugin
-
     low_rank_plugin.load(api, options.plugin, logger)
     return sha
 
@@ -170,10 +169,8 @@ def _parse(bundle: Bundle, api: Api, builder: Any, logger: Any, *, with_plugin: 
     flags = trt.NetworkDefinitionCreationFlag.__members__
     network = builder.create_network(1 << int(flags["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in flags else 0)
     parser = trt.OnnxParser(network, logger)
-    if with_plugin:
-        parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
     # From the file, not from bytes: the parser looks for shared weights beside it.
-    if not parser.parse_from_file(str(graph)):
+    if not (low_rank_plugin.parse(api, parser, graph) if with_plugin else parser.parse_from_file(str(graph))):
         why = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise BackendError(f"{api.name} {api.version} refuses {named(graph)} ({why.splitlines()[0]})")
     for kind, wanted, count, get in (
