@@ -63,10 +63,12 @@ bool fits(const LowRankCall& call) {
     if (s.samples < 0 || s.samples > 65535 || s.tokens < 0 || s.inputs < 1 || s.outputs < 1) return false;
     if (s.rank < 1 || s.rank > kLargestRank || call.experts < 1) return false;
     if (call.expert_bytes != 8 && call.expert_bytes != 4) return false;
-    // Inside one sample's A, B and row of tokens the kernel counts in 32 bits.
+    // Inside one sample's A, B and maps the kernel counts in 32 bits, up to a block past the end.
     const long long a = static_cast<long long>(s.rank) * s.inputs, b = static_cast<long long>(s.rank) * s.outputs;
-    if (a > INT_MAX || b > INT_MAX || s.tokens > INT_MAX - 64 || s.inputs > INT_MAX - 64 || s.outputs > INT_MAX - 64)
-        return false;
+    const long long most = INT_MAX - 4096;
+    if (a > most || b > most || s.inputs > most || s.outputs > most || s.tokens > most) return false;
+    const long long tokens = s.tokens;
+    if (tokens * s.inputs > most || tokens * s.outputs > most) return false;
     return call.a_start >= 0 && call.b_start >= 0 && call.a_start + a <= call.row_length &&
            call.b_start + b <= call.row_length;
 }
@@ -83,11 +85,26 @@ cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream) {
     const Access access = access_of(call, vector);
     const Plan p = plan(call.shape, vector, access, processors);
     const Kernel kernel = call.type == NumberType::kHalf ? kernel_of<Half>(p, access) : kernel_of<Single>(p, access);
-    const LowRankArguments arguments = {call.product,       call.bias,    call.x,           call.bank,
-                                        call.expert,        call.y,       call.row_length,  call.a_start,
-                                        call.b_start,       call.experts, call.shape.tokens, call.shape.inputs,
-                                        call.shape.outputs, call.shape.rank, p.part_width,  call.expert_bytes};
-    void* parameters[] = {const_cast<LowRankArguments*>(&arguments)};
+    LowRankArguments arguments{};
+    arguments.product = call.product;
+    arguments.bias = call.bias;
+    arguments.x = call.x;
+    arguments.bank = call.bank;
+    arguments.expert = call.expert;
+    arguments.y = call.y;
+    arguments.row_length = call.row_length;
+    arguments.a_start = call.a_start;
+    arguments.b_start = call.b_start;
+    arguments.experts = call.experts;
+    arguments.tokens = call.shape.tokens;
+    arguments.inputs = call.shape.inputs;
+    arguments.outputs = call.shape.outputs;
+    arguments.rank = call.shape.rank;
+    arguments.chunk_share = p.chunk_share;
+    arguments.part_width = p.part_width;
+    arguments.block_share = p.block_share;
+    arguments.expert_bytes = call.expert_bytes;
+    void* parameters[] = {&arguments};
     return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(p.tiles, p.parts, call.shape.samples),
                             dim3(32 * p.warps), parameters, p.shared_bytes, stream);
 }

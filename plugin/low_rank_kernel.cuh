@@ -36,7 +36,9 @@ struct LowRankArguments {
     int inputs;
     int outputs;
     int rank;
-    int part_width;
+    int chunk_share;   // chunks of inputs per warp
+    int part_width;    // blocks of outputs per grid.y
+    int block_share;   // of these per warp
     int expert_bytes;  // 8 or 4
 };
 
@@ -123,6 +125,9 @@ struct LowRankThread {
     const Element *x, *product, *bias, *a, *b;
     Element* y;
     int row, quad, first_token;
+    // Where the thread's tokens begin in x, and in product and y; the last token again for those past the end, so that
+    // loads need no condition. Stores have one.
+    int x_at[TokenTiles][2], y_at[TokenTiles][2];
 
     __device__ __forceinline__ explicit LowRankThread(const LowRankArguments& arguments) : p(arguments) {
         const int lane = threadIdx.x % 32;
@@ -134,6 +139,14 @@ struct LowRankThread {
         product = static_cast<const Element*>(p.product) + sample_tokens * p.outputs;
         bias = static_cast<const Element*>(p.bias);
         y = static_cast<Element*>(p.y) + sample_tokens * p.outputs;
+#pragma unroll
+        for (int m = 0; m < TokenTiles; ++m)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int token = min(first_token + m * kTileTokens + h * 8, p.tokens - 1);
+                x_at[m][h] = token * p.inputs + quad * kVector;
+                y_at[m][h] = token * p.outputs + quad * kVector;
+            }
     }
 
     // The row that the gate chose. An index outside the bank, which no gate writes, reads its nearest row: a stray
@@ -147,19 +160,19 @@ struct LowRankThread {
         b = own + p.b_start;
     }
 
-    __device__ __forceinline__ Vector load_map(const Element* map, int width, int token, int column) const {
-        if (token >= p.tokens || column >= width) return Vector{};
-        const Element* address = map + static_cast<long long>(token) * width + column;
+    // `left`: how many numbers of the row there are from `address` on.
+    __device__ __forceinline__ static Vector load_map(const Element* address, int left) {
+        if (left <= 0) return Vector{};
         if constexpr (kMapVectors) return load_once(address);
-        return load_numbers<Number>(address, width - column);
+        return load_numbers<Number>(address, left);
     }
 
     __device__ __forceinline__ void load_x(Vector (&v)[TokenTiles][2], int chunk) const {
-        const int column = chunk * kBlock + quad * kVector;
+        const int column = chunk * kBlock;
 #pragma unroll
         for (int m = 0; m < TokenTiles; ++m)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) v[m][h] = load_map(x, p.inputs, first_token + m * kTileTokens + h * 8, column);
+            for (int h = 0; h < 2; ++h) v[m][h] = load_map(x + x_at[m][h] + column, p.inputs - column - quad * kVector);
     }
 
     __device__ __forceinline__ void load_a(Vector (&v)[RankTiles], int chunk) const {
@@ -177,31 +190,32 @@ struct LowRankThread {
     }
 
     __device__ __forceinline__ void load_maps(Stage<Number, RankTiles, TokenTiles>& stage, int block) const {
-        const int column = block * kBlock + quad * kVector;
+        const int column = block * kBlock, left = p.outputs - column - quad * kVector;
 #pragma unroll
         for (int m = 0; m < TokenTiles; ++m)
 #pragma unroll
-            for (int h = 0; h < 2; ++h)
-                stage.product[m][h] = load_map(product, p.outputs, first_token + m * kTileTokens + h * 8, column);
+            for (int h = 0; h < 2; ++h) stage.product[m][h] = load_map(product + y_at[m][h] + column, left);
         stage.bias = Vector{};
-        if (column >= p.outputs) return;
+        if (left <= 0) return;
         if constexpr (kMapVectors)
-            stage.bias = load_shared_by_all(bias + column);
+            stage.bias = load_shared_by_all(bias + column + quad * kVector);
         else
-            stage.bias = load_numbers<Number>(bias + column, p.outputs - column);
+            stage.bias = load_numbers<Number>(bias + column + quad * kVector, left);
     }
 
     // Tile j of a block multiplies by the rows of B whose products this thread's quad will hold: at place `row` stands
     // output 2j + row % 2 of vector row / 2.
     __device__ __forceinline__ void load_b(Stage<Number, RankTiles, TokenTiles>& stage, int block) const {
+        const int vector = block * kBlock + (row / 2) * kVector, first = vector + row % 2;
 #pragma unroll
         for (int j = 0; j < kVector / 2; ++j) {
-            const int output = block * kBlock + (row / 2) * kVector + 2 * j + row % 2;
+            // A vector lies within the outputs as a whole, or number by number.
+            const bool inside = (kMapVectors ? vector : first + 2 * j) < p.outputs;
 #pragma unroll
             for (int r = 0; r < RankTiles; ++r) {
                 const int rank = r * 8 + 2 * quad;
-                const int count = output < p.outputs ? p.rank - rank : 0;
-                load_pair<Number, kBankVectors>(stage.b[j][r], b + output * p.rank + rank, count);
+                const Element* address = b + (first + 2 * j) * p.rank + rank;
+                load_pair<Number, kBankVectors>(stage.b[j][r], address, inside ? p.rank - rank : 0);
             }
         }
     }
@@ -219,22 +233,22 @@ struct LowRankThread {
                                             as[r].word[half + 1]);
     }
 
-    __device__ __forceinline__ void store_vector(int token, int column, const Vector& v) const {
-        if (token >= p.tokens || column >= p.outputs) return;
-        Element* address = y + static_cast<long long>(token) * p.outputs + column;
+    __device__ __forceinline__ void store_vector(int m, int h, int block, const Vector& v) const {
+        const int column = block * kBlock, left = p.outputs - column - quad * kVector;
+        if (first_token + m * kTileTokens + h * 8 >= p.tokens || left <= 0) return;
+        Element* address = y + y_at[m][h] + column;
         if constexpr (kMapVectors) {
             store(address, v);
         } else {
 #pragma unroll
             for (int i = 0; i < kVector; ++i)
-                if (column + i < p.outputs) address[i] = element<Number>(v, i);
+                if (i < left) address[i] = element<Number>(v, i);
         }
     }
 
     __device__ __forceinline__ void up(
         const Stage<Number, RankTiles, TokenTiles>& stage,
         const unsigned (&narrow)[TokenTiles][RankTiles][2][Number::kWordsPerPair], int block) const {
-        const int column = block * kBlock + quad * kVector;
 #pragma unroll
         for (int m = 0; m < TokenTiles; ++m) {
             Vector out[2] = {};
@@ -252,7 +266,7 @@ struct LowRankThread {
                 for (int i = 0; i < 4; ++i) put<Number>(out[i / 2], 2 * j + i % 2, Number::bits(wide[i]));
             }
 #pragma unroll
-            for (int h = 0; h < 2; ++h) store_vector(first_token + m * kTileTokens + h * 8, column, out[h]);
+            for (int h = 0; h < 2; ++h) store_vector(m, h, block, out[h]);
         }
     }
 };
@@ -269,12 +283,12 @@ __device__ __forceinline__ void low_rank(const LowRankArguments& p) {
     Thread thread(p);
     const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
 
-    const int chunks = ceil_div(p.inputs, Thread::kBlock), chunk_share = ceil_div(chunks, warps);
-    const int chunk_begin = warp * chunk_share, chunk_end = min(chunk_begin + chunk_share, chunks);
+    const int chunk_begin = warp * p.chunk_share;
+    const int chunk_end = min(chunk_begin + p.chunk_share, ceil_div(p.inputs, Thread::kBlock));
     const int part_begin = blockIdx.y * p.part_width;
     const int part_end = min(part_begin + p.part_width, ceil_div(p.outputs, Thread::kBlock));
-    const int block_share = ceil_div(p.part_width, warps);
-    const int block_begin = part_begin + warp * block_share, block_end = min(block_begin + block_share, part_end);
+    const int block_begin = part_begin + warp * p.block_share;
+    const int block_end = min(block_begin + p.block_share, part_end);
 
     // The maps first: they need no expert, whose number is still being read.
     Vector xs[kChunks][TokenTiles][2], as[kChunks][RankTiles];
@@ -315,8 +329,10 @@ __device__ __forceinline__ void low_rank(const LowRankArguments& p) {
         }
     __syncthreads();
     for (int i = threadIdx.x; i < kSums; i += blockDim.x) {
-        float sum = 0;
-        for (int w = 0; w < warps; ++w) sum += low_rank_sums[w * kSums + i];
+        float sum = low_rank_sums[i];
+#pragma unroll
+        for (int w = 1; w < kLargestWarps; ++w)
+            if (w < warps) sum += low_rank_sums[w * kSums + i];
         low_rank_sums[i] = sum;
     }
     __syncthreads();

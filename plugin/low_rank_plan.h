@@ -29,8 +29,10 @@ struct Plan {
     int token_tiles;  // of sixteen tokens, per block: 1 or 2
     int warps;        // per block
     int parts;        // the outputs are cut into so many, one block each: grid.y
-    int part_width;   // output blocks (of 4 * numbers per vector outputs) of one part
+    int part_width;   // blocks of outputs (of 4 vectors each) in one part
     int tiles;        // blocks along a sample's tokens: grid.x; grid.z is the sample
+    int chunk_share;   // chunks of inputs (of 4 vectors each) per warp
+    int block_share;   // blocks of outputs per warp
     int shared_bytes;
 };
 
@@ -56,6 +58,8 @@ inline Plan plan(const Shape& shape, int vector, Access access, int multiprocess
         const int rounds = ceil_div(chunks, warps) + ceil_div(p.part_width, warps);
         if (rounds < fewest) fewest = rounds, p.warps = warps;
     }
+    p.chunk_share = ceil_div(chunks, p.warps);
+    p.block_share = ceil_div(p.part_width, p.warps);
     p.shared_bytes = p.warps * p.rank_tiles * p.token_tiles * kTileTokens * 8 * 4;
     return p;
 }

@@ -135,7 +135,17 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_longlong) for name in ("row_length", "a_start", "b_start")),
         *(
             (name, ctypes.c_int)
-            for name in ("experts", "tokens", "inputs", "outputs", "rank", "part_width", "expert_bytes")
+            for name in (
+                "experts",
+                "tokens",
+                "inputs",
+                "outputs",
+                "rank",
+                "chunk_share",
+                "part_width",
+                "block_share",
+                "expert_bytes",
+            )
         ),
     )
 
@@ -170,7 +180,8 @@ def _from_nvrtc() -> tuple[str, Launch]:
         name = f"mile::low_rank_kernel<mile::{kind}, {cut.rank_tiles}, {cut.token_tiles}, (mile::Access){access}>"
         if name not in kernels:
             kernels[name] = compile_kernel(driver, nvrtc, name)
-        arguments = _Arguments(*addresses, *row, experts, tokens, inputs, outputs, rank, cut.part_width, index)
+        shares = (cut.chunk_share, cut.part_width, cut.block_share)
+        arguments = _Arguments(*addresses, *row, experts, tokens, inputs, outputs, rank, *shares, index)
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         grid, block = (cut.tiles, cut.parts, samples), (32 * cut.warps, 1, 1)
         (status,) = driver.cuLaunchKernel(

@@ -21,6 +21,8 @@ class Plan:
     parts: int
     part_width: int
     tiles: int
+    chunk_share: int
+    block_share: int
     shared_bytes: int
 
 
@@ -46,7 +48,8 @@ def plan(
     part_width = _ceil(blocks, parts)
     warps = min(range(1, _WARPS + 1), key=lambda count: (_ceil(chunks, count) + _ceil(part_width, count), count))
     shared = warps * rank_tiles * token_tiles * _TILE * 8 * 4
-    return Plan(rank_tiles, token_tiles, warps, _ceil(blocks, part_width), part_width, tiles, shared)
+    shares = _ceil(chunks, warps), _ceil(part_width, warps)
+    return Plan(rank_tiles, token_tiles, warps, _ceil(blocks, part_width), part_width, tiles, *shares, shared)
 
 
 def _ceil(a: int, b: int) -> int:

@@ -99,8 +99,8 @@ int plans() {
                       &multiprocessors) == 8) {
         const mile::Plan p = mile::plan({samples, tokens, inputs, outputs, rank}, vector,
                                         static_cast<mile::Access>(access), multiprocessors);
-        std::printf("%d %d %d %d %d %d %d\n", p.rank_tiles, p.token_tiles, p.warps, p.parts, p.part_width, p.tiles,
-                    p.shared_bytes);
+        std::printf("%d %d %d %d %d %d %d %d %d\n", p.rank_tiles, p.token_tiles, p.warps, p.parts, p.part_width, p.tiles,
+                    p.chunk_share, p.block_share, p.shared_bytes);
     }
     return 0;
 }
@@ -124,6 +124,7 @@ int limits() {
         refused([](auto& c) { c.shape.samples = 65536; }),  refused([](auto& c) { c.row_length = 1023; }),
         refused([](auto& c) { c.a_start = -1; }),           refused([](auto& c) { c.b_start = 513; }),
         refused([](auto& c) { c.expert_bytes = 2; }),       refused([](auto& c) { c.experts = 0; }),
+        refused([](auto& c) { c.shape.tokens = 1 << 25; }),
         does_nothing([](auto& c) { c.shape.tokens = 0; }),  does_nothing([](auto& c) { c.shape.samples = 0; }),
     };
     int wrong = 0;
