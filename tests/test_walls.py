@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROBOT = ("bundle", "runtime", "replay", "data", "calibration")
 WORKSHOP_ONLY = {"torch", "transformers", "onnx", "onnxscript", "peft", "rclpy", "cv2", "yaml", "scipy"}
-ROOMS = ("network", "training", "export")
+ROOMS = ("network", "training", "export", "quantization")
 
 
 def imports(file: Path) -> set[str]:

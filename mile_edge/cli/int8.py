@@ -89,22 +89,31 @@ def _show(account: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rest, console = account["rest"], Console()
-    table = Table("layer", "kind", "weights", "pixels changed %", "mIoU lost", "distance shift %", "now")
+    # Names of layers are long, and a log is no terminal that would wrap them.
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    rest, verdicts = account["rest"], (account["all_int8"], account["result"])
+    table = Table("layer", "kind", "weights", "pixels %", "mIoU lost", "shift %", "now")
     for layer in account["layers"]:
         cost = layer["cost"]
         figures = ["-"] * 3 if cost is None else [f"{cost[key]:.2f}" for key in ("changed", "drop", "shift")]
         table.add_row(layer["name"], layer["kind"], str(layer["numbers"]), *figures, "int8" if layer["int8"] else rest)
-    console.print("What each layer costs when it alone is int8:")
-    console.print(table)
-    folders = Table("", *account["result"]["miou"], "most lost", "pixels changed %", "rerouted %", "distance shift %")
-    for title, key in (("all in int8", "all_int8"), ("as written", "result")):
-        verdict = account[key]
-        mious = [f"{value:.2f}" for value in verdict["miou"].values()]
-        folders.add_row(title, *mious, *(f"{verdict[name]:.2f}" for name in ("drop", "changed", "rerouted", "shift")))
-    console.print(f"mIoU in percent against {account['truth']}, on {account['frames']['judged']} frames:")
-    console.print(folders)
     console.print(
-        f"{out}: {account['int8_layers']} of {account['candidates']} layers in int8, "
-        f"{account['int8_weights_percent']} % of their weights; the rest is {rest}. int8.json there holds this account."
+        "What each layer costs when it alone is int8: pixels of another class, points of mIoU, change of the distances"
+    )
+    console.print(table)
+    total = Table(f"on {account['frames']['judged']} other frames", rest, "all int8", "as written")
+    for folder, before in account["source_miou"].items():
+        total.add_row(f"mIoU {folder}", f"{before:.2f}", *(f"{each['miou'][folder]:.2f}" for each in verdicts))
+    for title, key in (
+        ("points of mIoU lost, the worst folder", "drop"),
+        ("% of pixels changed", "changed"),
+        ("% of frames rerouted", "rerouted"),
+        ("% change of the distances", "shift"),
+    ):
+        total.add_row(title, "", *(f"{each[key]:.2f}" for each in verdicts))
+    console.print(total)
+    console.print(
+        f"{out}: {account['int8_layers']} of {account['candidates']} layers in int8, with "
+        f"{account['int8_weights_percent']} % of their weights; the rest is {rest}. "
+        f"The truth was {account['truth']}; int8.json there holds this account."
     )

@@ -1,9 +1,11 @@
-"""Constants that the graph of the base alone shares with the segmenter's. No torch."""
+"""What the graphs of a bundle say of their weights: where they are noted, and which they share. No torch."""
 
 from __future__ import annotations
 
 import onnx
 
+# Metadata of the segmenter's graph: weight of the base to [initializer, whether it is transposed there].
+WEIGHTS_KEY = "mile_edge.weights"
 _SHARED_FROM = 1024
 
 

@@ -11,8 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from mile_edge.errors import BundleError
-
-_KEY = "mile_edge.weights"
+from mile_edge.export.shared_weights import WEIGHTS_KEY
 
 
 def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> bool:
@@ -41,7 +40,7 @@ def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) 
         else:
             return False
     entry = model.metadata_props.add()
-    entry.key, entry.value = _KEY, json.dumps(places)
+    entry.key, entry.value = WEIGHTS_KEY, json.dumps(places)
     return True
 
 
@@ -53,13 +52,13 @@ def recover_weights(data: bytes) -> dict[str, torch.Tensor]:
     """
     model = onnx.load_from_string(data)
     notes = {entry.key: entry.value for entry in model.metadata_props}
-    if _KEY not in notes:
+    if WEIGHTS_KEY not in notes:
         raise BundleError(
             "this bundle's graph does not hold the base's exact weights; name the base with --base FOLDER"
         )
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     recovered = {}
-    for name, (initializer, transposed) in json.loads(notes[_KEY]).items():
+    for name, (initializer, transposed) in json.loads(notes[WEIGHTS_KEY]).items():
         array = numpy_helper.to_array(tensors[initializer])
         recovered[name] = torch.from_numpy(np.array(array.T if transposed else array, order="C"))
     return recovered

@@ -143,7 +143,7 @@ def _account(
     rest = "fp16" if source.manifest.network.half else "fp32"
     total = sum(cost.numbers for cost in choice.layers)
     small = sum(cost.numbers for cost in choice.layers if cost.int8)
-    return {
+    values: dict[str, Any] = {
         "source_network": source.manifest.network.sha256,
         "recipe": asdict(recipe),
         "data": [str(folder.path) for folder in folders],
@@ -153,7 +153,19 @@ def _account(
         "int8_layers": sum(cost.int8 for cost in choice.layers),
         "candidates": len(choice.layers),
         "int8_weights_percent": round(100 * small / total, 1),
+        "source_miou": judge.source_miou(),
         "all_int8": asdict(choice.all_int8),
         "result": asdict(choice.result),
         "layers": [asdict(cost) for cost in choice.layers],
     }
+    rounded: dict[str, Any] = _rounded(values)
+    return rounded
+
+
+def _rounded(value: Any) -> Any:
+    """Plain values with four digits behind the point, which is more than any of them means."""
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value

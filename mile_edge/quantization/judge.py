@@ -66,6 +66,10 @@ class Judge:
         self.labelled = any(sample.label is not None for sample in samples)
         self._truth = self._passes(source, range(len(samples)))
 
+    def source_miou(self) -> dict[str, float]:
+        """The source's own mIoU by folder, in percent."""
+        return self._scores(range(len(self)), self._truth)
+
     def __len__(self) -> int:
         return len(self._samples)
 
@@ -82,11 +86,9 @@ class Judge:
         lost = [before[folder] - after[folder] for folder in before]
         rerouted, shift = _gate_cost([one[1:] for one in truth], [one[1:] for one in outputs])
         return Verdict(
-            miou={folder: round(value, 2) for folder, value in after.items()},
-            drop=round(max(lost, default=0.0), 3),
-            changed=round(
-                100 * float(np.mean([(a[0] != b[0]).mean() for a, b in zip(truth, outputs, strict=True)])), 3
-            ),
+            miou=after,
+            drop=max(lost, default=0.0),
+            changed=100 * float(np.mean([(a[0] != b[0]).mean() for a, b in zip(truth, outputs, strict=True)])),
             rerouted=rerouted,
             shift=shift,
         )
@@ -165,4 +167,4 @@ def _gate_cost(
     pairs = list(zip(before, after, strict=True))
     rerouted = float(np.mean([old[0] != new[0] for old, new in pairs]))
     shifts = [abs(float(new[1][old[0]]) / max(abs(float(old[1][old[0]])), 1e-6) - 1) for old, new in pairs]
-    return round(100 * rerouted, 3), round(100 * float(np.mean(shifts)), 3)
+    return 100 * rerouted, 100 * float(np.mean(shifts))

@@ -7,6 +7,7 @@ low-rank path and the classifier read graph inputs, and LayerNorm, softmax and a
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+
+from mile_edge.export.shared_weights import WEIGHTS_KEY
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _PREFIXES = (("pool.base.", ""), ("base.", ""), ("_tap_module.", "tap."))
@@ -56,6 +59,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
         if _is_product(node, constants):
             uses[node.input[1]].append(node)
     readers = _readers(model.graph)
+    noted = _noted_names(model)
     names: set[str] = set()
     layers = []
     for weight, nodes in uses.items():
@@ -64,7 +68,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
         if len(axes) != 1:
             continue
         tensor = constants[weight]
-        name = _name(nodes[0], tensor, readers, names)
+        name = _name(nodes[0], tensor, readers, noted, names)
         layers.append(
             Layer(
                 name=name,
@@ -148,13 +152,23 @@ def _kind(node: onnx.NodeProto, weight: onnx.TensorProto) -> str:
 
 
 def _name(
-    node: onnx.NodeProto, tensor: onnx.TensorProto, readers: Mapping[str, list[onnx.NodeProto]], names: set[str]
+    node: onnx.NodeProto,
+    tensor: onnx.TensorProto,
+    readers: Mapping[str, list[onnx.NodeProto]],
+    noted: Mapping[str, str],
+    names: set[str],
 ) -> str:
-    """The exporter renames transposed weights, but the bias that is added next keeps its module's name."""
-    found = tensor.doc_string or tensor.name
+    """The exporter renames transposed weights: the graph's note knows them, else the bias that is added next."""
+    found = noted.get(tensor.name) or tensor.doc_string or tensor.name
     if not found.endswith(".weight"):
         following = readers.get(node.output[0], [])
-        biases = [value for reader in following for value in reader.input if value.endswith(".bias")]
+        # Equal biases are merged, all zeros of an untrained network for example; such a name tells nothing.
+        biases = [
+            value
+            for reader in following
+            for value in reader.input
+            if value.endswith(".bias") and len(readers[value]) == 1
+        ]
         found = biases[0] if biases else node.name
     for prefix, instead in _PREFIXES:
         if found.startswith(prefix):
@@ -167,6 +181,20 @@ def _name(
         name, number = f"{found}#{number}", number + 1
     names.add(name)
     return name
+
+
+def _noted_names(model: onnx.ModelProto) -> dict[str, str]:
+    """From initializers to the weights that the export noted, the tap's module called the same as in graphs without."""
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    places: dict[str, tuple[str, bool]] = json.loads(notes.get(WEIGHTS_KEY, "{}"))
+    tap = "_tap_module."
+    kept = [(name, initializer) for name, (initializer, _) in places.items() if initializer.startswith(tap)]
+    prefixes = {name.removesuffix(short) for name, place in kept if name.endswith(short := place.removeprefix(tap))}
+    named = {}
+    for name, (initializer, _) in places.items():
+        prefix = next((prefix for prefix in prefixes if prefix and name.startswith(prefix)), None)
+        named[initializer] = tap + name.removeprefix(prefix) if prefix else name
+    return named
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
