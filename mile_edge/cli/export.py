@@ -36,6 +36,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--own", default="base", help="name of the base as an expert, row 0 (default base)")
     parser.add_argument("--domains", type=names, help="domains the base itself is right for (default: the data's)")
     parser.add_argument(
+        "--experts", nargs="*", type=Path, default=[], metavar="FILE", help="expert files of this base to add at once"
+    )
+    parser.add_argument(
         "--check", nargs="*", type=Path, default=[], help="folders whose frames compare ONNX with torch"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -61,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
     domains = args.domains or tuple(sorted({folder.domain for folder in data}))
     own = base_expert(base, recipe, classes, [f for folder in data for f in folder], args.own, sensors, domains)
     bundle = export_bundle(base, own, recipe, args.out, name=args.name)
+    for file in args.experts:
+        bundle = bundle.add(file)
     account: dict[str, object] = {
         "bundle": str(args.out),
         "network": f"{recipe.base} {recipe.size[0]}x{recipe.size[1]} {recipe.precision}",
