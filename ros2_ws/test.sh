@@ -69,4 +69,4 @@ if [ "${1:-}" = --bench ]; then
   shift
   exec python benchmarks/ros_node.py "$@"
 fi
-python -m pytest -q -p no:cacheprovider -p no:launch_testing -p no:launch_ros --rootdir ros2_ws -c /dev/null ros2_ws/src/mile_edge/test "$@"
+PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 python -m pytest -q -p no:cacheprovider --rootdir ros2_ws -c /dev/null ros2_ws/src/mile_edge/test "$@"

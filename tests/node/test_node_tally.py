@@ -80,6 +80,8 @@ def test_a_domain_that_no_expert_knows_is_a_warning(clock: list[float]) -> None:
         ("overlay_opacity", 1.5, "give 0 to 1"),
         ("overlay_opacity", float("nan"), "give 0 to 1"),
         ("max_batch", 0, "give 1 to 64"),
+        ("max_batch", "many", "give 1 to 64"),
+        ("max_batch", True, "give 1 to 64"),
         ("front.kind", "radar", "use one of camera, depth, thermal"),
         ("front.depth", 0, "give 1 to 100"),
     ],

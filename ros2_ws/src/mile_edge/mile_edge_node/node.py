@@ -31,7 +31,7 @@ class SegmenterNode(LifecycleNode):
         self._images = MutuallyExclusiveCallbackGroup()
         self._settings = Settings(self, self._change, lambda: self.session is not None)
         self._diagnostics = Diagnostics(self, self._settings, lambda: self.session, lambda: self._is_active)
-        self._services = ExpertServices(self, self._settings, lambda: self.session)
+        self._experts = ExpertServices(self, self._settings, lambda: self.session)
         self._training = TrainingAction(self, self._settings, lambda: self.session)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -45,9 +45,11 @@ class Parameter:
         """Say in one sentence why a value cannot be taken; None where it can."""
         if self.words and value not in self.words:
             return f"{self.name} is {value!r}; use one of {', '.join(self.words)}"
+        if self.low is None or self.high is None:
+            return None
         # NaN is within no bounds.
-        if self.low is not None and self.high is not None and not self.low <= value <= self.high:
-            return f"{self.name} is {value}; give {self.low:g} to {self.high:g}"
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not self.low <= value <= self.high:
+            return f"{self.name} is {value!r}; give {self.low:g} to {self.high:g}"
         return None
 
 
