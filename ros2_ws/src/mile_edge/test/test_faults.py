@@ -21,7 +21,7 @@ def test_a_sensor_that_stops_comes_back_jumps_in_time_and_changes_size_is_follow
 ) -> None:
     robot = start()
     mask, camera = bench.listen("camera/mask", Image), bench.camera("image")
-    stamps = [2_000_000_000, 3_000_000_000, 1_000_000_000, 500_000_000, 0, 4_000_000_000_000_000_000]
+    stamps = [2_000_000_000, 3_000_000_000, 1_000_000_000, 500_000_000, 0, 2_000_000_000_000_000_000]
     for stamp in stamps:
         got = until_flowing(camera, image(frames["clear"], "rgb8", stamp, f"frame{stamp}"), mask)
         assert (stamp_of(got), got.header.frame_id) == (stamp, f"frame{stamp}")
@@ -44,19 +44,19 @@ def test_messages_that_are_no_images_are_counted_said_once_and_do_no_harm(
     good = image(frames["clear"], "rgb8", 1)
     until_flowing(camera, good, status)
     empty = Image()
-    bayer, cut, narrow, huge, float_depth = (image(frames["clear"], "rgb8", 1) for _ in range(5))
+    bayer, cut, narrow, huge = (image(frames["clear"], "rgb8", 1) for _ in range(4))
+    metres = image(frames["depth"].astype(np.float32), "32FC1", 1)
     bayer.encoding = "bayer_rggb8"
     cut.data = array.array("B", cut.data[:1000])
     narrow.step = 3
     huge.width = huge.height = 2**31
-    float_depth.encoding = "32FC1"
     for bad, reason in (
         (empty, "Image encoding ''"),
         (bayer, "debayer"),
         (cut, "cut short"),
         (narrow, "correct step"),
         (huge, "must be positive and hold at most"),
-        (float_depth, "camera cannot give 32FC1"),
+        (metres, "camera cannot give 32FC1"),
     ):
 
         def said(bad: Image = bad, reason: str = reason) -> bool:
