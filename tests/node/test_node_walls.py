@@ -18,7 +18,17 @@ ROS = (
     "mile_edge_interfaces",
     "diagnostic_updater",
 )
-ROS_SIDE = ("diagnostics", "expert_services", "node", "session", "settings", "topics", "training_action", "main", "health")
+ROS_SIDE = (
+    "diagnostics",
+    "expert_services",
+    "node",
+    "session",
+    "settings",
+    "topics",
+    "training_action",
+    "main",
+    "health",
+)
 
 
 def imports(name: str) -> set[str]:

@@ -60,7 +60,14 @@ NODE = (
     Parameter("threads", 0, "Threads of one pass on ONNX Runtime; 0 for all cores.", 0, 256),
     Parameter("sensors", [], "Names of the sensors; each brings parameters NAME.topic, NAME.kind and so on."),
     Parameter("lazy", True, "Subscribe to a sensor only while somebody listens to its results.", dynamic=True),
-    Parameter("max_batch", 4, "Frames of different sensors that may share one pass.", 1, 64, dynamic=True),
+    Parameter(
+        "max_batch",
+        0,
+        "Frames of different sensors that may share a pass; 0 for 4 on TensorRT, and 1 on a CPU, which gains nothing.",
+        0,
+        64,
+        dynamic=True,
+    ),
     Parameter("max_rate", 0.0, "Frames per second taken of each sensor; 0 for no limit.", 0.0, 1000.0, dynamic=True),
     Parameter(
         "mask_size",

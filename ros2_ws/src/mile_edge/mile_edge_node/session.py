@@ -108,7 +108,7 @@ class Session:
         elif name == "max_rate":
             self.queue.max_rate = value
         elif name == "max_batch" and self._worker is not None:
-            self._worker.max_batch = value
+            self._worker.max_batch = value or (1 if self._settings["backend"] == "onnx" else 4)
         elif name == "mask_size" and self._worker is not None:
             self._worker.at_network_size = value == "network"
 

@@ -62,12 +62,14 @@ def check_interpreter(python: str) -> None:
         RecipeError: it does not run, or lacks a package.
     """
     try:
+        # From another folder: here a checkout of the library may lie, which the training itself would not find.
         done = subprocess.run(
             [python, "-c", _PROBE, *_NEEDED],
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
+            cwd="/",
             env=_environment(python),
         )
     except (OSError, subprocess.SubprocessError) as problem:

@@ -144,7 +144,7 @@ class Bench:
         assert answered.wait(patience), f"no answer from {key}"
         return future.result()
 
-    def ask(self, name: str, **fields: Any) -> Any:
+    def ask(self, name: str, /, **fields: Any) -> Any:
         """Call one of the segmenter's own services."""
         return self.call(SERVICES[name], name, SERVICES[name].Request(**fields))
 

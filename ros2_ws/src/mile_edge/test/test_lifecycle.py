@@ -77,8 +77,7 @@ def test_shutdown_and_interrupt_end_it_from_every_state(bench: Bench, start: Sta
 
 def test_an_interrupt_during_inference_ends_it_cleanly(bench: Bench, start: Start, frames: Frames) -> None:
     mask, camera = bench.listen("camera/mask", Image), bench.camera("image")
-    # Larger batches of larger frames: the pass is long enough to be hit.
-    robot = start(max_batch=1)
+    robot = start()
     message = image(frames["clear"].repeat(3, axis=0).repeat(3, axis=1), "rgb8", 1)
     until_flowing(camera, message, mask)
     for _ in range(20):
@@ -147,7 +146,7 @@ def test_wrong_parameters_are_refused_with_the_reason_and_right_ones_work_at_onc
     assert until_flowing(camera, message, status).expert == "fog"
     for name, value, reason in (
         ("overlay_opacity", 2.0, "overlay_opacity"),
-        ("max_batch", 0, "max_batch"),
+        ("max_batch", 65, "max_batch"),
         ("expert", "nobody", "not loaded"),
         ("mask_size", "huge", "use one of sensor, network"),
         ("bundle", "/other", "before configure only"),
