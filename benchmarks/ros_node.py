@@ -30,6 +30,7 @@ from harness import (
     Robot,
     eventually,
     image,
+    settle,
     stamp_of,
     until_flowing,
 )
@@ -84,6 +85,7 @@ def overhead(bundle: Path, frames: int) -> dict[str, Any]:
         mask.keep = confidence.keep = False
         message = image(picture(VGA), "rgb8", 0)
         until_flowing(at.camera, message, status)
+        settle(at.camera, message, status)
         status.messages.clear()
         count = status.count
         for number in range(frames):
@@ -154,6 +156,7 @@ def newest_age(bundle: Path, seconds: float, rate: float = 60.0) -> dict[str, An
         status = at.bench.listen("camera/status", Status)
         message = image(picture((240, 320)), "rgb8", 0)
         until_flowing(at.camera, message, status)
+        settle(at.camera, message, status)
         status.messages.clear()
         due = began = time.monotonic()
         number = 0
@@ -187,8 +190,8 @@ def lost_while_adding(bundle: Path, rounds: int) -> dict[str, Any]:
         status = at.bench.listen("camera/status", Status)
         message = image(picture((240, 320)), "rgb8", 0)
         until_flowing(at.camera, message, status)
-        time.sleep(0.5)
-        first, stop, sent = status.messages[-1], threading.Event(), 0
+        first, stop, sent = settle(at.camera, message, status), threading.Event(), 0
+        status.messages.clear()
 
         def play() -> None:
             nonlocal sent
@@ -205,7 +208,7 @@ def lost_while_adding(bundle: Path, rounds: int) -> dict[str, Any]:
             assert at.bench.ask("remove_expert", name="guest").success
         stop.set()
         player.join()
-        eventually(lambda: status.messages[-1].header.stamp.sec == sent, "the last frame")
+        eventually(lambda: status.messages and status.messages[-1].header.stamp.sec == sent, "the last frame")
         last = status.messages[-1]
     shutil.rmtree(own.parent, ignore_errors=True)
     published, dropped = last.published - first.published, last.dropped - first.dropped

@@ -100,6 +100,14 @@ def until_flowing(camera: Any, message: Any, inbox: Inbox) -> Any:
     return inbox.messages[-1]
 
 
+def settle(camera: Any, message: Any, inbox: Inbox, mark: int = 2_000_000_000) -> Any:
+    """Send one marked frame and wait for what it gives: nothing that was sent before it is still under way then."""
+    message.header.stamp.sec = mark
+    camera.publish(message)
+    eventually(lambda: inbox.messages[-1].header.stamp.sec == mark, "the marked frame")
+    return inbox.messages[-1]
+
+
 class Bench:
     """The other process's side: a node that publishes images, listens and calls."""
 
