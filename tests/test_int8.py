@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ onnx = pytest.importorskip("onnx", reason="int8 calibration needs onnx")
 pytest.importorskip("torch", reason="the workshop side needs torch")
 
 from bundle_makers import is_one_sentence, tree
+from conftest import REFERENCE
 from onnx import numpy_helper
 
 from mile_edge.bundle import Bundle, verify_bundle, write_expert
@@ -172,24 +174,59 @@ def test_an_excluded_layer_is_never_quantised_and_has_no_cost(int8: Bundle) -> N
     assert not [name for name in names if "stages.1" in name]
 
 
-@pytest.mark.parametrize("ranges", ["percentile", "entropy", "minmax"])
-def test_half_precision_stays_half_beside_int8(
-    ranges: str, frames: list[FolderDataset], tmp_path: Path, half_source: Bundle
-) -> None:
-    recipe = Int8Recipe(ranges=ranges, max_drop=100, max_rerouted=100, max_shift=1000, limit=8, exclude=(*FEW, "tap.*"))
-    made, account = calibrate_int8(half_source, frames, tmp_path / "made", recipe)
-    assert made.manifest.network.precision == "int8-fp16" and made.manifest.network.half
-    assert account["rest"] == "fp16" and account["recipe"]["ranges"] == ranges
-    graph = Graph(made)
+@pytest.fixture(scope="module")
+def int8_half(frames: list[FolderDataset], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """An fp16 bundle in int8, ranges by entropy."""
+    folder = tmp_path_factory.mktemp("int8-half")
+    half = Bundle.open(export_random(folder / "source", precision="fp16"))
+    return calibrate_int8(half, frames, folder / "made", replace(LOOSE, ranges="entropy"))[0]
+
+
+def test_half_precision_stays_half_beside_int8(int8_half: Bundle) -> None:
+    assert int8_half.manifest.network.precision == "int8-fp16" and int8_half.manifest.network.half
+    account = json.loads((int8_half.path / "int8.json").read_text())
+    assert account["rest"] == "fp16" and account["recipe"]["ranges"] == "entropy" and account["int8_layers"] > 8
+    graph = Graph(int8_half)
     for node in graph.quantised():
         assert all(graph.constants[graph.nodes[name].input[1]].dtype == np.float16 for name in node.input[:2])
-    with Segmenter(made) as segmenter:
+    with Segmenter(int8_half) as segmenter:
         assert segmenter(noise(0)).mask.shape == (1, *SIZE)
 
 
-@pytest.fixture(scope="module")
-def half_source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return Bundle.open(export_random(tmp_path_factory.mktemp("half") / "bundle", precision="fp16"))
+@pytest.mark.parametrize(
+    ("precision", "experts", "batch"),
+    [*(("int8", experts, batch) for experts in (16, 128) for batch in (1, 4)), ("int8-fp16", 16, 4)],
+)
+def test_tensorrt_builds_int8_strongly_typed_for_every_bank_and_batch(
+    int8: Bundle, request: pytest.FixtureRequest, tmp_path: Path, precision: str, experts: int, batch: int
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip install 'mile-edge[rtx]')")
+    from mile_edge.runtime.tensorrt.api import find_api
+    from mile_edge.runtime.tensorrt.build import BuildOptions, build_engine
+
+    made: Bundle = int8 if precision == "int8" else request.getfixturevalue("int8_half")
+    manifest = replace(made.manifest, experts=(), capacity=experts, gate=replace(made.manifest.gate, thresholds={}))
+    graphs = (made.network_path.read_bytes(), Path(str(made.base_graph_path)).read_bytes())
+    bundle = Bundle.create(tmp_path / "bundle", manifest, *graphs, made.experts()[0])
+    path, engine = build_engine(bundle, find_api("tensorrt-rtx"), BuildOptions(batch, capabilities=("8.9",)))
+    assert (engine.precision, engine.bank_rows, engine.max_batch) == (precision, experts + 1, batch)
+    assert path.stat().st_size == engine.engine_bytes > 1 << 20
+
+
+def test_real_frames_keep_their_masks_and_their_experts(real_data: Path, tmp_path: Path) -> None:
+    day = real_data / "camvid" / "day"
+    if not (day / "test").is_dir():
+        pytest.skip(f"real frames are absent: {day} does not exist")
+    source = Bundle.open(REFERENCE)
+    made, account = calibrate_int8(source, [FolderDataset(day / "train")], tmp_path / "made", Int8Recipe(**QUICK))
+    assert account["int8_layers"] > 4 and account["result"]["drop"] <= 1.0
+    unseen = FolderDataset(day / "test")
+    with Segmenter(source, hysteresis=0) as before, Segmenter(made, hysteresis=0) as after:
+        for index in range(0, len(unseen), 20):
+            one, other = before(unseen[index].frame), after(unseen[index].frame)
+            assert one.expert == other.expert
+            assert (one.mask == other.mask).mean() > 0.98
+            assert other.distance[0, other.expert_index] == pytest.approx(one.distance[0, one.expert_index], rel=0.1)
 
 
 def test_the_benchmark_compares_with_a_base_in_int8_that_shares_its_weights(int8: Bundle) -> None:
