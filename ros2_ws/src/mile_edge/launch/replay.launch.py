@@ -63,13 +63,13 @@ def _start(context: LaunchContext) -> list:
         ],
     )
     play = ExecuteProcess(
-        cmd=["ros2", "bag", "play", str(bag), "--clock", "--rate", str(rate), "--disable-keyboard-controls"],
+        cmd=["ros2", "bag", "play", str(bag), "--clock", "--rate", str(rate)],
         output="screen",
         name="play",
     )
     record = ExecuteProcess(
         cmd=[
-            *("ros2", "bag", "record", "--storage", "mcap", "--output", str(out), "--disable-keyboard-controls"),
+            *("ros2", "bag", "record", "--storage", "mcap", "--output", str(out)),
             *("--regex", rf"/mile_edge/[^/]+/({'|'.join(RESULTS)})"),
         ],
         output="screen",

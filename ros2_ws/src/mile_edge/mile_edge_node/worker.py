@@ -34,6 +34,7 @@ class Masked:
         batch: frames that shared the pass.
         received: seconds, monotonic, when the message came in.
         timings: milliseconds of wait, decode, resize, network, restore.
+        cpu: processor milliseconds of decode, resize and restore.
     """
 
     sensor: str
@@ -48,6 +49,7 @@ class Masked:
     batch: int
     received: float
     timings: Mapping[str, float]
+    cpu: float
 
 
 class Worker:
@@ -101,10 +103,10 @@ class Worker:
     def _pass(self, arrivals: list[Arrival]) -> None:
         network = self._segmenter.manifest.network
         size = network.height, network.width
-        taken: list[tuple[Arrival, np.ndarray, dict[str, float]]] = []
+        taken: list[tuple[Arrival, np.ndarray, dict[str, float], float]] = []
         inputs: list[np.ndarray] = []
         for arrival in arrivals:
-            began = time.monotonic()
+            began, cpu = time.monotonic(), time.thread_time()
             try:
                 frame = self._sensors[arrival.sensor].to_frame(arrival.message)
             except SensorError as problem:
@@ -117,15 +119,16 @@ class Worker:
                 "decode": decoded - began,
                 "resize": time.monotonic() - decoded,
             }
-            taken.append((arrival, inputs[-1][0] if self.at_network_size else frame, timings))
+            shown = inputs[-1][0] if self.at_network_size else frame
+            taken.append((arrival, shown, timings, time.thread_time() - cpu))
         if not taken:
             return
         batch = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
         began = time.monotonic()
-        result = self._segmenter(batch, streams=[arrival.sensor for arrival, _, _ in taken])
+        result = self._segmenter(batch, streams=[arrival.sensor for arrival, *_ in taken])
         spent = time.monotonic() - began
-        for index, (arrival, frame, timings) in enumerate(taken):
-            began = time.monotonic()
+        for index, (arrival, frame, timings, before) in enumerate(taken):
+            began, cpu = time.monotonic(), time.thread_time()
             place, shape = slice(index, index + 1), frame.shape[:2]
             mask, confidence = restore(result.mask[place], shape)[0], restore(result.confidence[place], shape)[0]
             timings |= {"network": spent, "restore": time.monotonic() - began}
@@ -144,5 +147,6 @@ class Worker:
                     len(taken),
                     arrival.received,
                     {stage: seconds * 1e3 for stage, seconds in timings.items()},
+                    (before + time.thread_time() - cpu) * 1e3,
                 )
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -220,3 +221,23 @@ def test_diagnostics_tell_what_the_node_does(bench: Bench, start: Start, frames:
 
     eventually(refused, "the reason of the refusal")
     assert line("segmenter") is not None
+
+
+def test_the_healthcheck_of_a_container_says_whether_it_works(bench: Bench, start: Start) -> None:
+    def health() -> subprocess.CompletedProcess[str]:
+        words = ["ros2", "run", "mile_edge", "health", "--wait", "10"]
+        return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+
+    robot = start(active=False)
+    assert bench.state() == "unconfigured"
+    sick = health()
+    assert sick.returncode == 1
+    assert "not configured" in sick.stdout
+    assert bench.change(CONFIGURE)
+    assert bench.change(ACTIVATE)
+    well = health()
+    assert (well.returncode, well.stdout.strip()) == (0, "healthy")
+    robot.end()
+    dead = health()
+    assert dead.returncode == 1
+    assert "reported nothing" in dead.stdout
