@@ -1,0 +1,101 @@
+"""benchmarks/gpu.py: what it says without a GPU, how it judges figures, and the launches it makes without nvcc."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the benchmark measures against torch")
+
+REPOSITORY = Path(__file__).parents[1]
+SCRIPT = REPOSITORY / "benchmarks" / "gpu.py"
+
+
+@pytest.fixture(autouse=True)
+def benchmarks_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_it_says_so_in_one_sentence_and_exits_with_2() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "finds no CUDA device; run this where an NVIDIA GPU" in done.stderr
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert runpy.run_path(str(SCRIPT))["main"]([]) == 2
+    assert "torch is not installed" in capsys.readouterr().err
+
+
+def layer(network: str, *, fused: float, matmuls: float, floor: float, batch: int = 1) -> dict[str, Any]:
+    row = {"network": network, "layer": "q", "batch": batch, "tokens": 1200, "inputs": 768, "outputs": 768}
+    row["floor_us"] = floor
+    for kind in ("cold", "warm"):
+        for name, value in (("fused", fused), ("two_matmuls", matmuls), ("folded", matmuls), ("as_written", matmuls)):
+            row[f"{name}_{kind}_us"] = value
+    return row
+
+
+MACHINE = {"device": "GPU", "capability": "9.0", "driver": "1", "torch": "2", "copy_gb_per_s": 3000.0, "kernel": "nvcc"}
+
+
+def test_the_worst_shape_decides_whether_a_bound_holds() -> None:
+    from on_gpu.report import render, verdicts
+
+    found: dict[str, Any] = {
+        "machine": MACHINE,
+        "missing": [],
+        "layers": [
+            layer("segformer-b0", fused=2, matmuls=8, floor=1),
+            layer("segformer-b0", fused=2, matmuls=3, floor=1),
+            layer("vit-b", fused=3, matmuls=9, floor=2.4),
+            layer("vit-b", fused=30, matmuls=9, floor=2.4, batch=4),
+        ],
+        "correctness": [{"relative_error": 5e-4}, {"relative_error": 7e-4}],
+    }
+    found["verdicts"] = verdicts(found)
+    assert [(entry["figure"], entry["holds"]) for entry in found["verdicts"]] == [
+        (1.5, False),
+        (pytest.approx(0.8), True),
+        (7e-4, True),
+        (None, None),
+        (None, None),
+    ]
+    text = render(found)
+    assert "[FAILS] fused kernel over torch's two products and addition, SegFormer-B0: 1.5 (bound >= 2.0)" in text
+    assert "[open] gated pass over frozen base, CUDA graphs: not measured (bound <= 1.03)" in text
+
+
+def test_a_shape_without_the_kernel_is_never_filled_with_another_figure() -> None:
+    from on_gpu.report import render, verdicts
+
+    rows = [{k: v for k, v in layer("vit-b", fused=1, matmuls=2, floor=1).items() if not k.startswith("fused")}]
+    found: dict[str, Any] = {"machine": MACHINE, "missing": ["no nvcc"], "layers": rows}
+    found["verdicts"] = verdicts(found)
+    assert all(entry["holds"] is None for entry in found["verdicts"])
+    assert "not measured: no nvcc" in render(found)
+
+
+def test_nvrtc_compiles_the_kernel_from_the_same_source() -> None:
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    from on_gpu.kernel import MissingError, compile_cubin
+
+    name = "mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"
+    try:
+        lowered, cubin = compile_cubin(nvrtc, name, "sm_87")
+    except MissingError as reason:
+        if "NVRTC is not installed" in str(reason):
+            pytest.skip(str(reason).splitlines()[0])
+        raise
+    assert lowered.startswith(b"_ZN4mile15low_rank_kernelINS_4HalfELi1ELi1E")
+    assert cubin.startswith(b"\x7fELF")
+    with pytest.raises(MissingError, match="NVRTC refused the kernel"):
+        compile_cubin(nvrtc, "mile::no_such_kernel", "sm_87")
