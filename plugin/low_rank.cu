@@ -51,11 +51,18 @@ Access access_of(const LowRankCall& call, int vector) {
     return rows && call.b_start % 2 == 0 && call.shape.rank % 2 == 0 ? Access::kVectors : Access::kMapVectors;
 }
 
-cudaError_t multiprocessors(int& count) {
+struct Device {
+    int multiprocessors, capability;
+};
+
+cudaError_t current_device(Device& found) {
     int device = 0;
-    const cudaError_t error = cudaGetDevice(&device);
-    if (error != cudaSuccess) return error;
-    return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
+    cudaError_t error = cudaGetDevice(&device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&found.multiprocessors, cudaDevAttrMultiProcessorCount, device);
+    if (error == cudaSuccess)
+        error = cudaDeviceGetAttribute(&found.capability, cudaDevAttrComputeCapabilityMajor, device);
+    return error;
 }
 
 bool fits(const LowRankCall& call) {
@@ -78,12 +85,12 @@ bool fits(const LowRankCall& call) {
 cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream) {
     if (!fits(call)) return cudaErrorInvalidValue;
     if (call.shape.samples == 0 || call.shape.tokens == 0) return cudaSuccess;
-    int processors = 0;
-    if (const cudaError_t error = multiprocessors(processors); error != cudaSuccess) return error;
+    Device device{};
+    if (const cudaError_t error = current_device(device); error != cudaSuccess) return error;
 
     const int vector = call.type == NumberType::kHalf ? Half::kPerVector : Single::kPerVector;
     const Access access = access_of(call, vector);
-    const Plan p = plan(call.shape, vector, access, processors);
+    const Plan p = plan(call.shape, vector, access, device.multiprocessors);
     const Kernel kernel = call.type == NumberType::kHalf ? kernel_of<Half>(p, access) : kernel_of<Single>(p, access);
     LowRankArguments arguments{};
     arguments.product = call.product;
@@ -105,8 +112,17 @@ cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream) {
     arguments.block_share = p.block_share;
     arguments.expert_bytes = call.expert_bytes;
     void* parameters[] = {&arguments};
-    return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(p.tiles, p.parts, call.shape.samples),
-                            dim3(32 * p.warps), parameters, p.shared_bytes, stream);
+    cudaLaunchAttribute overlap{};
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(p.tiles, p.parts, call.shape.samples);
+    config.blockDim = dim3(32 * p.warps);
+    config.dynamicSmemBytes = p.shared_bytes;
+    config.stream = stream;
+    config.attrs = &overlap;
+    config.numAttrs = call.overlap && device.capability >= 9 ? 1 : 0;
+    return cudaLaunchKernelExC(&config, reinterpret_cast<const void*>(kernel), parameters);
 }
 
 }  // namespace mile
@@ -114,7 +130,7 @@ cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream) {
 extern "C" int mile_low_rank(int type, int samples, int tokens, int inputs, int outputs, int rank, int experts,
                              long long row_length, long long a_start, long long b_start, int expert_bytes,
                              const void* product, const void* bias, const void* x, const void* bank,
-                             const void* expert, void* y, void* stream) {
+                             const void* expert, void* y, int overlap, void* stream) {
     const mile::LowRankCall call = {static_cast<mile::NumberType>(type),
                                     {samples, tokens, inputs, outputs, rank},
                                     experts,
@@ -127,6 +143,7 @@ extern "C" int mile_low_rank(int type, int samples, int tokens, int inputs, int 
                                     x,
                                     bank,
                                     expert,
-                                    y};
+                                    y,
+                                    overlap != 0};
     return mile::low_rank(call, static_cast<cudaStream_t>(stream));
 }

@@ -17,6 +17,9 @@ struct LowRankCall {
     int expert_bytes;  // 8 for int64 indices, 4 for int32
     const void *product, *bias, *x, *bank, *expert;
     void* y;
+    // From compute capability 9.0 on: blocks may be placed while the kernel before still runs (programmatic dependent
+    // launch). Memory is read and written only when that kernel is complete, so results are the same.
+    bool overlap = false;
 };
 
 // Launches on `stream` and returns without waiting. Nothing is allocated, so the call may be captured in a CUDA graph.
@@ -29,4 +32,4 @@ cudaError_t low_rank(const LowRankCall& call, cudaStream_t stream);
 extern "C" __attribute__((visibility("default"))) int mile_low_rank(int type, int samples, int tokens, int inputs, int outputs, int rank, int experts,
                              long long row_length, long long a_start, long long b_start, int expert_bytes,
                              const void* product, const void* bias, const void* x, const void* bank,
-                             const void* expert, void* y, void* stream);
+                             const void* expert, void* y, int overlap, void* stream);

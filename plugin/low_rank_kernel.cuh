@@ -290,6 +290,8 @@ __device__ __forceinline__ void low_rank(const LowRankArguments& p) {
     const int block_begin = part_begin + warp * p.block_share;
     const int block_end = min(block_begin + p.block_share, part_end);
 
+    let_next_kernel_begin();
+    wait_for_kernel_before();
     // The maps first: they need no expert, whose number is still being read.
     Vector xs[kChunks][TokenTiles][2], as[kChunks][RankTiles];
     Stage<Number, RankTiles, TokenTiles> stages[kBlocks];

@@ -35,6 +35,20 @@ __device__ __forceinline__ void store(void* address, const Vector& v) {
                  : "memory");
 }
 
+// Programmatic dependent launch, where the device has it and the launch asked for it: the next kernel's blocks may take
+// their places, and this one's memory accesses wait until the kernel before is complete. Otherwise neither does anything.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // IEEE fp16: two numbers to a register.
 struct Half {
     using Element = unsigned short;

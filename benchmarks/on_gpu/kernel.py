@@ -28,6 +28,7 @@ class FusedLowRank:
 
     Attributes:
         how: how the kernel came to be, for the report.
+        overlaps: whether ``overlap`` has an effect here.
 
     Raises:
         MissingError: there is no library, no nvcc and no NVRTC.
@@ -41,6 +42,7 @@ class FusedLowRank:
             except MissingError as reason:
                 reasons.append(str(reason))
                 continue
+            self.overlaps = self.how != "NVRTC" and torch.cuda.get_device_capability() >= (9, 0)
             return
         raise MissingError("the fused kernel could not be built: " + "; ".join(reasons))
 
@@ -55,8 +57,12 @@ class FusedLowRank:
         rank: int,
         *,
         out: torch.Tensor | None = None,
+        overlap: bool = False,
     ) -> torch.Tensor:
-        """Same arguments and result as ``mile_edge.network.low_rank.low_rank``; ``out`` may be ``product``."""
+        """Same arguments and result as ``mile_edge.network.low_rank.low_rank``; ``out`` may be ``product``.
+
+        ``overlap`` lets the kernel take its place on the device while the one before still runs.
+        """
         product, x = product.contiguous(), x.contiguous()
         out = torch.empty_like(product) if out is None else out
         samples, tokens, inputs = x.shape
@@ -70,6 +76,7 @@ class FusedLowRank:
             (bank.shape[1], offset, offset + rank * inputs),
             expert.element_size(),
             tuple(t.data_ptr() for t in tensors),
+            overlap,
             torch.cuda.current_stream().cuda_stream,
         )
         if status:
@@ -77,7 +84,7 @@ class FusedLowRank:
         return out
 
 
-Launch = Callable[[int, tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...], int], int]
+Launch = Callable[[int, tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...], bool, int], int]
 
 
 def _from_library() -> tuple[str, Launch]:
@@ -110,7 +117,8 @@ def _launcher(path: Path) -> Launch:
         function = ctypes.CDLL(str(path)).mile_low_rank
     except (OSError, AttributeError) as error:
         raise MissingError(f"{path} is no library with the kernel ({error})") from error
-    function.argtypes = [ctypes.c_int] * 7 + [ctypes.c_longlong] * 3 + [ctypes.c_int] + [ctypes.c_void_p] * 7
+    function.argtypes = [ctypes.c_int] * 7 + [ctypes.c_longlong] * 3 + [ctypes.c_int] + [ctypes.c_void_p] * 6
+    function.argtypes += [ctypes.c_int, ctypes.c_void_p]
     function.restype = ctypes.c_int
 
     def launch(
@@ -120,9 +128,10 @@ def _launcher(path: Path) -> Launch:
         row: tuple[int, ...],
         index: int,
         addresses: tuple[int, ...],
+        overlap: bool,
         stream: int,
     ) -> int:
-        return int(function(number, *shape, experts, *row, index, *addresses, stream))
+        return int(function(number, *shape, experts, *row, index, *addresses, overlap, stream))
 
     return launch
 
@@ -170,6 +179,7 @@ def _from_nvrtc() -> tuple[str, Launch]:
         row: tuple[int, ...],
         index: int,
         addresses: tuple[int, ...],
+        overlap: bool,
         stream: int,
     ) -> int:
         samples, tokens, inputs, outputs, rank = shape

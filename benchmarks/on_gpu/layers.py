@@ -130,6 +130,7 @@ def measure(
     two_matmuls: x A^T, that times B^T, added to the product; A and B already gathered and without bias.
     as_written: the same with gather and bias, as ``mile_edge.network.low_rank`` runs it.
     folded: the best torch can do, the addition folded into the second product, without bias.
+    fused: the kernel as the plugin launches it; overlapping: by programmatic dependent launch.
     """
     itemsize = torch.empty((), dtype=dtype).element_size()
     map_bytes = batch * layer.tokens * (layer.inputs + 2 * layer.outputs) * itemsize
@@ -194,7 +195,14 @@ def _variants(fused: FusedLowRank | None, dtype: torch.dtype) -> dict[str, Calla
             parts = (case.product, case.bias, case.x, case.bank, case.expert, case.offset, case.rank)
             return lambda: fused(*parts, out=out)
 
+        def overlapping(case: Case) -> Work:
+            out = torch.empty_like(case.product)
+            parts = (case.product, case.bias, case.x, case.bank, case.expert, case.offset, case.rank)
+            return lambda: fused(*parts, out=out, overlap=True)
+
         variants["fused"] = kernel
+        if fused.overlaps:
+            variants["overlapping"] = overlapping
     return variants
 
 

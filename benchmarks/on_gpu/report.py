@@ -36,7 +36,7 @@ def render(found: Mapping[str, Any]) -> str:
         f"copy bandwidth {machine['copy_gb_per_s']:.0f} GB/s, kernel built by {machine['kernel']}",
         "",
     ]
-    columns = ("two_matmuls", "folded", "as_written", "fused")
+    columns = ("two_matmuls", "folded", "as_written", "fused", "overlapping")
     if found.get("layers"):
         lines.append("microseconds per layer in a CUDA graph: out of memory / out of cache; % of the floor")
         head = ("network", "layer", "B", "N", "in", "out", "floor", *columns, "floor %", "x")

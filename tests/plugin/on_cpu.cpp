@@ -58,7 +58,7 @@ bool check(const Case& c, mile::NumberType type, bool at_end, double bound) {
         return mile_low_rank(static_cast<int>(type), c.samples, c.tokens, c.inputs, c.outputs, c.rank, c.experts, row,
                              c.a_start, b_start, as_int32 ? 4 : 8, product->data, bias->data, x->data, bank->data,
                              as_int32 ? static_cast<void*>(narrow.data()) : static_cast<void*>(wide.data()), out,
-                             nullptr);
+                             at_end, nullptr);
     };
     const int status = run(c.processors, y.data);
     if (status != cudaSuccess) return std::printf("%s status %d\n", c.name, status), false;

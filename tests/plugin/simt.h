@@ -155,14 +155,12 @@ struct ThreadIndex {
         operator unsigned() const { return current; }
     } x;
 };
-inline uint3 block_index;
-inline dim3 block_size;
 
 }  // namespace simt
 
 inline const simt::ThreadIndex threadIdx;
-#define blockIdx simt::block_index
-#define blockDim simt::block_size
+inline uint3 blockIdx;
+inline dim3 blockDim;
 
 inline void __syncthreads() { simt::wait_for(simt::Wait::kBarrier); }
 
@@ -183,6 +181,9 @@ inline void store(void* address, const Vector& v) {
     if (reinterpret_cast<std::uintptr_t>(address) % 16) simt::fail("a vector is written at an unaligned address");
     *static_cast<Vector*>(address) = v;
 }
+
+inline void let_next_kernel_begin() {}
+inline void wait_for_kernel_before() {}
 
 inline void product(simt::Wait kind, float (&d)[4], unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
                     unsigned b1) {
