@@ -24,7 +24,8 @@ def ours(message: Image) -> np.ndarray:
     )
 
 
-@pytest.mark.parametrize("padding", [0, 6])
+# Whole pixels of padding: with any other number cv_bridge's Python side skews the picture, where ours does not.
+@pytest.mark.parametrize("padding", [0, 12])
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8"])
 def test_colours_agree(encoding: str, padding: int) -> None:
     message = image(RGB[..., : 4 if "a" in encoding else 3], encoding, padding=padding)

@@ -52,7 +52,7 @@ def test_every_transition_twice_with_masks_only_while_active(bench: Bench, start
             until_flowing(camera, message, mask)
             assert bench.change(DEACTIVATE)
             assert bench.state() == "inactive"
-            time.sleep(0.3)
+            time.sleep(1.0)
             mask.count = 0
         assert bench.change(CLEANUP)
         assert bench.state() == "unconfigured"
