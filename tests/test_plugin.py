@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from onnx import TensorProto, helper
 
 from mile_edge.errors import BackendError
 from mile_edge.export.onnx_functions import add_low_rank_function
-from mile_edge.runtime.tensorrt import plugin
+from mile_edge.runtime.tensorrt import plugin, plugin_aot, plugin_graph
 from mile_edge.runtime.tensorrt.api import find_api
 
 REPOSITORY = Path(__file__).parents[1]
@@ -125,6 +126,36 @@ def test_the_benchmarks_plan_is_the_launchers(on_cpu: Path) -> None:
     for (*shape, vector, access, processors), line in zip(cases, lines, strict=True):
         own = plan(*shape, vector=vector, access=access, multiprocessors=processors)
         assert [int(value) for value in line.split()] == list(vars(own).values()), (shape, vector, access, processors)
+        _, _, inputs, outputs, rank = shape
+        fixed = plugin_aot.LayerSizes(vector == 8, inputs, outputs, rank, 0, 0, 0)
+        if (own.parts, own.token_tiles) == (1, 1):
+            assert (fixed.warps, fixed.rank_tiles, fixed.shared_bytes) == (own.warps, own.rank_tiles, own.shared_bytes)
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        plugin_aot.LayerSizes(False, 96, 200, 8, 8000, 16, 784),
+        plugin_aot.LayerSizes(False, 33, 50, 11, 4001, 3, 366),
+    ],
+    ids=["vectors", "odd"],
+)
+def test_the_entry_for_tensorrt_computes_the_layer_and_compiles(sizes: plugin_aot.LayerSizes, tmp_path: Path) -> None:
+    source = tmp_path / "entry.cu"
+    source.write_text(plugin_aot.source(sizes))
+    places = ("inputs", "outputs", "rank", "row_length", "a_start", "b_start", "warps", "shared_bytes")
+    defined = [f"-D{name.upper()}={getattr(sizes, name)}" for name in places]
+    program = tmp_path / "entry"
+    for_the_processor("entry.cpp", program, f"-I{tmp_path}", *defined)
+    done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    half = plugin_aot.source(replace(sizes, half=True))
+    source.write_text(half)
+    command = [NVCC, "-std=c++17", "-arch=compute_87", "-ptx", f"-I{SOURCE}", "-o", str(tmp_path / "ptx"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ".visible .entry mile_low_rank(" in (tmp_path / "ptx").read_text()
 
 
 def tiny_graph() -> onnx.ModelProto:
@@ -151,23 +182,32 @@ def tiny_graph() -> onnx.ModelProto:
 
 def test_a_graph_loses_the_functions_body_and_nothing_else() -> None:
     model = tiny_graph()
-    cut = onnx.load_from_string(plugin.without_function(model.SerializeToString()))
+    cut = onnx.load_from_string(plugin_graph.without_function(model.SerializeToString()))
     assert [node.op_type for node in cut.graph.node] == ["LowRank"]
     del model.functions[:]
     assert cut == model
 
 
+def test_calls_are_marked_for_a_plugin_from_python_and_nothing_else_changes() -> None:
+    model = tiny_graph()
+    marked = onnx.load_from_string(plugin_graph.for_python_plugin(model.SerializeToString(), "mile"))
+    onnx.checker.check_model(marked)
+    for name, value in (("plugin_namespace", "mile"), ("aot", 1)):
+        model.graph.node[0].attribute.append(helper.make_attribute(name, value))
+    assert marked == model
+
+
 @pytest.mark.parametrize("data", [b"", b"no model at all", bytes(range(256)), b"\x0a\xff\xff\xff\xff\x0f"])
 def test_what_is_no_model_is_refused_in_one_sentence(data: bytes) -> None:
     with pytest.raises(BackendError, match="the graph"):
-        plugin.without_function(data)
+        plugin_graph.without_function(data)
 
 
 def test_a_graph_that_is_cut_short_is_refused() -> None:
     data = tiny_graph().SerializeToString()
     for length in range(0, len(data) - 1, 37):
         with pytest.raises(BackendError, match="the graph"):
-            plugin.without_function(data[:length])
+            plugin_graph.without_function(data[:length])
 
 
 def test_tensorrt_rtx_takes_no_plugins_and_says_so(tmp_path: Path) -> None:
@@ -184,7 +224,7 @@ def test_a_parser_without_the_function_asks_for_the_plugin(tmp_path: Path) -> No
     builder = trt.Builder(logger)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, logger)
-    assert not parser.parse(plugin.without_function(tiny_graph().SerializeToString()))
+    assert not parser.parse(plugin_graph.without_function(tiny_graph().SerializeToString()))
     assert "LowRank" in parser.get_error(0).desc() or parser.get_error(0).node_operator() == "LowRank"
 
 

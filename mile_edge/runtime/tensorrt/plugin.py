@@ -10,19 +10,18 @@ then ends the whole process. So a plugin is refused there before anything is reg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mile_edge.errors import BackendError
+from mile_edge.runtime.tensorrt import plugin_aot
 from mile_edge.runtime.tensorrt.api import Api
+from mile_edge.runtime.tensorrt.device import find_device
+from mile_edge.runtime.tensorrt.plugin_graph import NAME, for_python_plugin, without_function
 
-NAME, VERSION = "LowRank", "1"
+VERSION = "1"
 # The parser looks a node up in the empty namespace unless the node names another (seen with TensorRT-RTX 1.7).
 _NAMESPACE = ""
-# ModelProto.functions and FunctionProto.name in onnx.proto.
-_FUNCTIONS, _FUNCTION_NAME = 25, 1
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 def load(api: Api, library: Path, logger: Any) -> None:
@@ -30,7 +29,7 @@ def load(api: Api, library: Path, logger: Any) -> None:
 
     Args:
         api: the TensorRT in use.
-        library: ``libmile_low_rank.so``.
+        library: ``libmile_low_rank.so``, or ``low_rank_kernel.cuh`` itself, which is then compiled ahead of time.
         logger: TensorRT's.
 
     Raises:
@@ -40,6 +39,9 @@ def load(api: Api, library: Path, logger: Any) -> None:
         raise BackendError(f"{api.name} {api.version} takes no plugins; build without one, native layers serve as well")
     if not library.is_file():
         raise BackendError(f"plugin {str(library)!r} does not exist; build it with cmake, see plugin/CMakeLists.txt")
+    if library.suffix == ".cuh":
+        plugin_aot.register(api, library.resolve().parent, find_device().capability)
+        return
     registry = api.module.get_plugin_registry()
     if _creator(registry) is not None:
         return
@@ -64,6 +66,10 @@ def parse(api: Api, parser: Any, graph: Path) -> bool:
     Raises:
         BackendError: the file is no ONNX model.
     """
+    registry = api.module.get_plugin_registry()
+    if _creator(registry) is None and _creator(registry, plugin_aot.NAMESPACE) is not None:
+        model = for_python_plugin(without_function(graph.read_bytes()), plugin_aot.NAMESPACE)
+        return bool(parser.parse(model, str(graph)))
     flags = api.module.OnnxParserFlag.__members__
     if "ENABLE_PLUGIN_OVERRIDE" in flags:
         parser.set_flag(flags["ENABLE_PLUGIN_OVERRIDE"])
@@ -71,57 +77,5 @@ def parse(api: Api, parser: Any, graph: Path) -> bool:
     return bool(parser.parse(without_function(graph.read_bytes()), str(graph)))
 
 
-def without_function(model: bytes) -> bytes:
-    """An ONNX model without the body of ``mile::LowRank``; the calls of it stay.
-
-    The model is cut on the level of protobuf's wire format: a robot has no ``onnx`` package.
-
-    Raises:
-        BackendError: it is no ONNX model, or has no such function.
-    """
-    kept = []
-    for number, start, payload, end in _fields(model, 0, len(model)):
-        is_ours = number == _FUNCTIONS and any(
-            number == _FUNCTION_NAME and model[first:last] == NAME.encode()
-            for number, _, first, last in _fields(model, payload, end)
-        )
-        if not is_ours:
-            kept.append(model[start:end])
-    if sum(map(len, kept)) == len(model):
-        raise BackendError(f"the graph defines no function {NAME}, so no plugin can take its place; export it again")
-    return b"".join(kept)
-
-
-def _creator(registry: Any) -> Any:
-    return registry.get_creator(NAME, VERSION, _NAMESPACE)
-
-
-def _fields(data: bytes, position: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Each field of a protobuf message: its number, where it starts, where its content starts, where it ends."""
-    while position < end:
-        start = position
-        tag, position = _varint(data, position, end)
-        kind, payload = tag & 7, position
-        if kind == _VARINT:
-            _, position = _varint(data, position, end)
-        elif kind == _LENGTH:
-            length, payload = _varint(data, position, end)
-            position = payload + length
-        elif kind in (_FIXED64, _FIXED32):
-            position += 8 if kind == _FIXED64 else 4
-        else:
-            position = end + 1
-        if position > end:
-            raise BackendError("the graph is no ONNX model; export the bundle again")
-        yield tag >> 3, start, payload, position
-
-
-def _varint(data: bytes, position: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while position < end and shift < 64:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
-    raise BackendError("the graph is no ONNX model; export the bundle again")
+def _creator(registry: Any, namespace: str = _NAMESPACE) -> Any:
+    return registry.get_creator(NAME, VERSION, namespace)
