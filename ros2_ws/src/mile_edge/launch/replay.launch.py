@@ -26,17 +26,18 @@ ARGUMENTS = (
     ("record", "true", "Record what the segmenter publishes."),
     ("delay", "2.0", "Seconds from the start until the bag plays, for discovery and the network to be ready."),
 )
+# An included launch file keeps what is declared here over its own defaults: they must be the same.
 PASSED_ON = (
-    ("bundle", "Folder of the bundle."),
-    ("sensors", "ROS parameter file with the sensors."),
-    ("camera", "Image topic of a camera."),
-    ("depth", "Image topic of a depth sensor."),
-    ("thermal", "Image topic of a thermal camera."),
-    ("transport", "Transport of the topics named here: raw (default) or compressed."),
-    ("backend", "What runs the network: onnx (default), tensorrt or tensorrt-rtx."),
-    ("engine", "Engine file of a TensorRT backend."),
-    ("threads", "Threads of one pass on ONNX Runtime."),
-    ("params", "ROS parameter file with further parameters of the node."),
+    ("bundle", "", "Folder of the bundle."),
+    ("sensors", "", "ROS parameter file with the sensors."),
+    ("camera", "", "Image topic of a camera."),
+    ("depth", "", "Image topic of a depth sensor."),
+    ("thermal", "", "Image topic of a thermal camera."),
+    ("transport", "raw", "Transport of the topics named here: raw or compressed."),
+    ("backend", "", "What runs the network: onnx (default), tensorrt or tensorrt-rtx."),
+    ("engine", "", "Engine file of a TensorRT backend."),
+    ("threads", "", "Threads of one pass on ONNX Runtime."),
+    ("params", "", "ROS parameter file with further parameters of the node."),
 )
 RESULTS = ("mask", "confidence", "label_info", "status", "camera_info")
 
@@ -57,7 +58,7 @@ def _start(context: LaunchContext) -> list:
     segment = IncludeLaunchDescription(
         PythonLaunchDescriptionSource([FindPackageShare("mile_edge"), "/launch/segment.launch.py"]),
         launch_arguments=[
-            *((name, given[name]) for name, _ in PASSED_ON if given[name]),
+            *((name, given[name]) for name, *_ in PASSED_ON if given[name]),
             ("lazy", "false"),
             ("use_sim_time", "true"),
         ],
@@ -87,6 +88,8 @@ def _start(context: LaunchContext) -> list:
 
 def generate_launch_description() -> LaunchDescription:
     """Give what `ros2 launch` runs."""
-    arguments = [DeclareLaunchArgument(name, default_value=value, description=text) for name, value, text in ARGUMENTS]
-    arguments += [DeclareLaunchArgument(name, default_value="", description=text) for name, text in PASSED_ON]
+    arguments = [
+        DeclareLaunchArgument(name, default_value=value, description=text)
+        for name, value, text in (*ARGUMENTS, *PASSED_ON)
+    ]
     return LaunchDescription([*arguments, OpaqueFunction(function=_start)])

@@ -6,6 +6,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown, matches_action
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
@@ -61,6 +62,11 @@ def _sensors(given: dict[str, str]) -> dict[str, object]:
     return values
 
 
+def _follow(event: ProcessExited, context: LaunchContext) -> list:
+    """End with the segmenter, unless it ends because the launch does: a second shutdown is an error of launch's."""
+    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the segmenter ended"))]
+
+
 def _start(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     if not given["bundle"]:
@@ -107,9 +113,7 @@ def _start(context: LaunchContext) -> list:
         # Shutdown rather than a node that looks dead.
         reaching("configuring", "unconfigured", *give_up("be configured")),
         reaching("activating", "inactive", *give_up("be activated")),
-        RegisterEventHandler(
-            OnProcessExit(target_action=node, on_exit=[EmitEvent(event=Shutdown(reason="the segmenter ended"))])
-        ),
+        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_follow)),
         node,
         change(Transition.TRANSITION_CONFIGURE),
     ]
