@@ -124,8 +124,8 @@ def test_the_command_survives_a_kill_and_finishes_the_expert(workshop_bundle: Pa
     command = [sys.executable, "-m", "mile_edge", "train", "expert", str(workshop_bundle), str(tmp_path / "day")]
     command += ["--name", "day", "--out", str(tmp_path / "day.safetensors"), "--steps", "60", "--batch", "2", "--json"]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "day.safetensors.checkpoint").exists() and child.poll() is None and time.monotonic() < deadline:
+    deadline, checkpoint = time.monotonic() + 120, tmp_path / "day.safetensors.checkpoint"
+    while not checkpoint.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
@@ -133,7 +133,7 @@ def test_the_command_survives_a_kill_and_finishes_the_expert(workshop_bundle: Pa
     account = json.loads(done.stdout)
     assert account["steps"] == 60
     assert read_expert(tmp_path / "day.safetensors").name == "day"
-    assert not (tmp_path / "day.safetensors.checkpoint").exists()
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize(
