@@ -134,7 +134,7 @@ class SensorTopics:
             picture = overlay(masked.frame, masked.mask, self._table, self._known, opacity)
             self._out["overlay"].publish(fill_image(Image(), picture, "rgb8", header))
         status.header = header
-        status.overhead_cpu_ms = masked.cpu + spent * 1e3
+        status.overhead_cpu_ms, status.resize_cpu_ms = masked.decode_cpu + spent * 1e3, masked.resize_cpu
         status.publish_ms, status.total_ms = (ended - began) * 1e3, (ended - masked.received) * 1e3
         self._out["status"].publish(status)
 

@@ -34,7 +34,8 @@ class Masked:
         batch: frames that shared the pass.
         received: seconds, monotonic, when the message came in.
         timings: milliseconds of wait, decode, resize, network, restore.
-        cpu: processor milliseconds of decode, resize and restore.
+        decode_cpu: processor milliseconds of decode.
+        resize_cpu: processor milliseconds of resize and restore.
     """
 
     sensor: str
@@ -49,7 +50,8 @@ class Masked:
     batch: int
     received: float
     timings: Mapping[str, float]
-    cpu: float
+    decode_cpu: float
+    resize_cpu: float
 
 
 class Worker:
@@ -103,7 +105,7 @@ class Worker:
     def _pass(self, arrivals: list[Arrival]) -> None:
         network = self._segmenter.manifest.network
         size = network.height, network.width
-        taken: list[tuple[Arrival, np.ndarray, dict[str, float], float]] = []
+        taken: list[tuple[Arrival, np.ndarray, dict[str, float], tuple[float, float]]] = []
         inputs: list[np.ndarray] = []
         for arrival in arrivals:
             began, cpu = time.monotonic(), time.thread_time()
@@ -112,7 +114,7 @@ class Worker:
             except SensorError as problem:
                 self._refused(arrival.sensor, str(problem))
                 continue
-            decoded = time.monotonic()
+            decoded, decode_cpu = time.monotonic(), time.thread_time() - cpu
             inputs.append(resize_frames(frame[None], size))
             timings = {
                 "wait": began - arrival.received,
@@ -120,14 +122,14 @@ class Worker:
                 "resize": time.monotonic() - decoded,
             }
             shown = inputs[-1][0] if self.at_network_size else frame
-            taken.append((arrival, shown, timings, time.thread_time() - cpu))
+            taken.append((arrival, shown, timings, (decode_cpu, time.thread_time() - cpu - decode_cpu)))
         if not taken:
             return
         batch = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
         began = time.monotonic()
         result = self._segmenter(batch, streams=[arrival.sensor for arrival, *_ in taken])
         spent = time.monotonic() - began
-        for index, (arrival, frame, timings, before) in enumerate(taken):
+        for index, (arrival, frame, timings, (decode_cpu, resize_cpu)) in enumerate(taken):
             began, cpu = time.monotonic(), time.thread_time()
             place, shape = slice(index, index + 1), frame.shape[:2]
             mask, confidence = restore(result.mask[place], shape)[0], restore(result.confidence[place], shape)[0]
@@ -147,6 +149,7 @@ class Worker:
                     len(taken),
                     arrival.received,
                     {stage: seconds * 1e3 for stage, seconds in timings.items()},
-                    (before + time.thread_time() - cpu) * 1e3,
+                    decode_cpu * 1e3,
+                    (resize_cpu + time.thread_time() - cpu) * 1e3,
                 )
             )
