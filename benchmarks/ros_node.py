@@ -272,7 +272,7 @@ def main() -> int:
         "overhead": lambda: overhead(bundle, min(300, args.frames)),
         "headers": lambda: headers_and_memory(bundle, args.frames),
         "age": lambda: newest_age(bundle, 20.0),
-        "adding": lambda: lost_while_adding(bundle, 50),
+        "adding": lambda: lost_while_adding(bundle, max(5, min(200, args.frames // 50))),
         "launch": lambda: first_mask(bundle, 5),
     }
     found: dict[str, Any] = {}
