@@ -19,7 +19,7 @@ def launch(*words: str, patience: float = 60.0) -> subprocess.CompletedProcess[s
 
 def test_launch_testing_brings_the_node_to_active_and_down_again() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "launch_testing.launch_test", str(HERE / "segment.launch_test.py")],
+        [sys.executable, "-m", "launch_testing.launch_test", str(HERE / "launch_segment.py")],
         capture_output=True,
         text=True,
         timeout=120,
