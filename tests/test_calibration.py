@@ -122,6 +122,17 @@ def test_the_command_reports_each_experts_frames_as_unknown_and_draws_the_curves
     assert "hail: 1.000, 100 %, 100 %" in picture.read_text()
 
 
+def test_an_expert_without_a_threshold_does_not_hide_what_the_others_notice(
+    tiny_bundle: Path, folders: dict[str, FolderDataset]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    bundle = bundle.set_gate(replace(bundle.manifest.gate, thresholds={}))
+    with Segmenter(bundle, hysteresis=0) as segmenter:
+        found = calibrate_gate(segmenter, [folders["fog"], folders["night"]])
+    assert set(found.thresholds) == {"fog", "night"}
+    assert [(curve.unknown, curve.auc) for curve in found.roc] == [("fog", 1.0), ("night", 1.0)]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -31,7 +31,8 @@ class GateCalibration:
         auroc: known against unknown frames by distance beyond the threshold; ``None`` without unknown frames.
         detected: share of unknown frames beyond the threshold of the expert they went to; ``None`` without any.
         frames: frames looked at, known and unknown.
-        roc: for each unknown domain, and for each expert's own frames as unknown when its row is switched off.
+        roc: for each unknown domain, and for each expert's own frames as unknown when its row is switched off; among
+            experts with a threshold, since the others never call a frame novel.
     """
 
     thresholds: dict[str, float]
@@ -94,7 +95,9 @@ def calibrate_gate(
     inside = nearest.beyond(np.concatenate(list(known.values())))
     outside = nearest.beyond(np.concatenate(list(unknown.values()))) if unknown else np.zeros(0)
     margin = float(np.percentile(wrong, 95)) if len(wrong) else 0.0
-    curves = [make_roc(name, False, inside, nearest.beyond(of)) for name, of in sorted(unknown.items())]
+    score = nearest.calibrated().beyond
+    alike = score(np.concatenate(list(known.values())))
+    curves = [make_roc(name, False, alike, score(of)) for name, of in sorted(unknown.items())]
     together = make_roc("", False, inside, outside) if unknown else None
     return GateCalibration(
         thresholds={name: round(limit, 4) for name, limit in sorted(thresholds.items())},
@@ -105,7 +108,7 @@ def calibrate_gate(
         auroc=together.auc if together else None,
         detected=float((outside > 0).mean()) if unknown else None,
         frames=(len(inside), len(outside)),
-        roc=(*curves, *_left_out(known, nearest, rows)),
+        roc=(*curves, *_left_out(known, nearest.calibrated(), rows)),
     )
 
 
@@ -155,6 +158,10 @@ class _Nearest:
 
     def __init__(self, used: np.ndarray, limits: np.ndarray) -> None:
         self.used, self._limits = used, limits
+
+    def calibrated(self) -> _Nearest:
+        """The same without the rows that have no threshold."""
+        return _Nearest(self.used[np.isfinite(self._limits[self.used])], self._limits)
 
     def without(self, row: int) -> _Nearest:
         """The same with one row switched off."""

@@ -117,7 +117,8 @@ def remove_unused(graph: onnx.GraphProto) -> None:
     constants = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
     graph.initializer.extend(constants)
-    shapes = [value for value in graph.value_info if any(value.name in node.output for node in graph.node)]
+    written = {output for node in graph.node for output in node.output}
+    shapes = [value for value in graph.value_info if value.name in written]
     del graph.value_info[:]
     graph.value_info.extend(shapes)
 
