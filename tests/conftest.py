@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY / "bundles" / "reference"
+# The node's modules that need no ROS, straight from the workspace: what tests/node is about.
+sys.path.append(str(REPOSITORY / "ros2_ws" / "src" / "mile_edge"))
 DATA = Path(os.environ.get("MILE_EDGE_DATA", REPOSITORY.parent / "shared" / "data"))
 
 
