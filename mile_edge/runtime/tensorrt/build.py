@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mile_edge.bundle import Bundle
 from mile_edge.bundle.files import hash_regular, named, write_whole
@@ -19,6 +20,8 @@ from mile_edge.runtime.tensorrt.device import DeviceInfo, find_device
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, engine_path, manifest_path
 
 _MAX_GRAPH = 1 << 31
+_Result = TypeVar("_Result")
+_LAST_WORDS_S = 1.0
 _MAX_CACHE = 1 << 30
 # (name, type) in the order of the graph; whoever exported the file, the engine must have exactly these.
 _INPUTS = {"frames": "UINT8", "bank": None, "prototypes": "FLOAT", "whitening": "FLOAT", "gate_bias": "FLOAT"}
@@ -77,17 +80,12 @@ def build_engine(
     _check(options)
     started = time.monotonic()
     out = out or engine_path(bundle, api.name)
-    logger, first_error = logger_for(api)
     device = _device(api)
     capabilities = _capabilities(api, options, device)
-    plugin_sha = _load_plugin(api, options, logger)
-    builder = api.module.Builder(logger)
-    network = _parse(bundle, api, builder, logger, with_plugin=plugin_sha is not None)
-    config = _config(bundle, api, builder, network, options, capabilities)
-    cache = None if api.is_rtx else _timing_cache(config, options)
-    data = _build(api, builder, network, config, report, first_error)
-    if cache is not None and options.timing_cache is not None:
-        _write(options.timing_cache, bytes(cache.serialize()))
+    stop = threading.Event()
+    data, plugin_sha, timings = _aside(stop, lambda: _engine(bundle, api, options, capabilities, report, stop))
+    if timings is not None and options.timing_cache is not None:
+        _write(options.timing_cache, timings)
     manifest = EngineManifest(
         backend=api.name,
         version=api.version,
@@ -111,6 +109,56 @@ def build_engine(
     _write(out, data)
     _write(manifest_path(out), manifest.to_json().encode())
     return out, manifest
+
+
+def _engine(
+    bundle: Bundle,
+    api: Api,
+    options: BuildOptions,
+    capabilities: tuple[str, ...],
+    report: Callable[[BuildProgress], None],
+    stop: threading.Event,
+) -> tuple[bytes, str | None, bytes | None]:
+    """The engine, the plugin's SHA-256 and the timing cache, the latter two where there are any."""
+    logger, first_error = logger_for(api)
+    plugin_sha = _load_plugin(api, options, logger)
+    builder = api.module.Builder(logger)
+    network = _parse(bundle, api, builder, logger, with_plugin=plugin_sha is not None)
+    config = _config(bundle, api, builder, network, options, capabilities)
+    cache = None if api.is_rtx else _timing_cache(config, options)
+    data = _build(api, builder, network, config, report, stop, first_error)
+    return data, plugin_sha, None if cache is None else bytes(cache.serialize())
+
+
+def _aside(stop: threading.Event, work: Callable[[], _Result]) -> _Result:
+    """Do the work in another thread: an interrupt raised inside one of TensorRT's callbacks would end the process."""
+    done: list[_Result] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            failed.append(error)
+
+    worker = threading.Thread(target=run, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(0.1)
+    except BaseException:
+        stop.set()
+        worker.join()
+        # The failure's frames hold TensorRT's objects, and its own threads log a little longer (seen with RTX 1.7): an
+        # interpreter that ends before both are through is aborted inside the logger.
+        failed.clear()
+        done.clear()
+        gc.collect()
+        time.sleep(_LAST_WORDS_S)
+        raise
+    if failed:
+        raise failed[0]
+    return done[0]
 
 
 def _check(options: BuildOptions) -> None:
@@ -244,31 +292,17 @@ def _build(
     network: Any,
     config: Any,
     report: Callable[[BuildProgress], None],
+    stop: threading.Event,
     first_error: Callable[[], str | None],
 ) -> bytes:
-    """Build in another thread: an interrupt must not be raised inside TensorRT's callbacks."""
-    stop = threading.Event()
+    # TensorRT calls the monitor until the build is over; it must live as long.
     config.progress_monitor = monitor = _monitor(api, report, stop)
-    result: list[Any] = []
-    worker = threading.Thread(
-        target=lambda: result.append(builder.build_serialized_network(network, config)), daemon=True
-    )
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except BaseException:
-        stop.set()
-        worker.join()
-        raise
-    finally:
-        # TensorRT calls the monitor until the build is over; it must live as long.
-        del monitor
-    if not result or result[0] is None:
-        raise BackendError(
-            f"{api.name} {api.version} could not build the engine ({first_error() or 'no reason given'})"
-        )
-    return bytes(result[0])
+    data = None if stop.is_set() else builder.build_serialized_network(network, config)
+    del monitor
+    if data is None:
+        why = first_error() or "no reason given"
+        raise BackendError(f"{api.name} {api.version} could not build the engine ({why})")
+    return bytes(data)
 
 
 def _monitor(api: Api, report: Callable[[BuildProgress], None], stop: threading.Event) -> Any:
