@@ -19,9 +19,10 @@ from mile_edge.bundle import Bundle
 from mile_edge.errors import BackendError
 from mile_edge.runtime.tensorrt.api import Api, find_api
 from mile_edge.runtime.tensorrt.backend import read_engine
-from mile_edge.runtime.tensorrt.build import BuildOptions, BuildProgress, build_engine
+from mile_edge.runtime.tensorrt.build import BuildOptions, build_engine
 from mile_edge.runtime.tensorrt.device import DeviceInfo
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, check_engine, engine_path, manifest_path
+from mile_edge.runtime.tensorrt.progress import BuildProgress
 
 API = find_api("tensorrt-rtx")
 

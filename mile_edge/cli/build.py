@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
     from mile_edge.bundle import Bundle
     from mile_edge.runtime.tensorrt.api import find_api
-    from mile_edge.runtime.tensorrt.build import BuildOptions, BuildProgress, build_engine
+    from mile_edge.runtime.tensorrt.build import BuildOptions, build_engine
+    from mile_edge.runtime.tensorrt.progress import BuildProgress
 
     options = BuildOptions(
         max_batch=args.max_batch,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from mile_edge.bundle import Bundle
 from mile_edge.bundle.files import hash_regular, named, write_whole
@@ -18,10 +17,9 @@ from mile_edge.runtime.tensorrt import plugin as low_rank_plugin
 from mile_edge.runtime.tensorrt.api import Api, capability_member, logger_for
 from mile_edge.runtime.tensorrt.device import DeviceInfo, find_device
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, engine_path, manifest_path
+from mile_edge.runtime.tensorrt.progress import BuildProgress, aside, monitor
 
 _MAX_GRAPH = 1 << 31
-_Result = TypeVar("_Result")
-_LAST_WORDS_S = 1.0
 _MAX_CACHE = 1 << 30
 # (name, type) in the order of the graph; whoever exported the file, the engine must have exactly these.
 _INPUTS = {"frames": "UINT8", "bank": None, "prototypes": "FLOAT", "whitening": "FLOAT", "gate_bias": "FLOAT"}
@@ -51,14 +49,6 @@ class BuildOptions:
     plugin: Path | None = None
 
 
-@dataclass(frozen=True)
-class BuildProgress:
-    """One moment of a build: the phase, and how far it is from 0 to 1."""
-
-    phase: str
-    done: float
-
-
 def build_engine(
     bundle: Bundle,
     api: Api,
@@ -83,7 +73,7 @@ def build_engine(
     device = _device(api)
     capabilities = _capabilities(api, options, device)
     stop = threading.Event()
-    data, plugin_sha, timings = _aside(stop, lambda: _engine(bundle, api, options, capabilities, report, stop))
+    data, plugin_sha, timings = aside(stop, lambda: _engine(bundle, api, options, capabilities, report, stop))
     if timings is not None and options.timing_cache is not None:
         _write(options.timing_cache, timings)
     manifest = EngineManifest(
@@ -128,37 +118,6 @@ def _engine(
     cache = None if api.is_rtx else _timing_cache(config, options)
     data = _build(api, builder, network, config, report, stop, first_error)
     return data, plugin_sha, None if cache is None else bytes(cache.serialize())
-
-
-def _aside(stop: threading.Event, work: Callable[[], _Result]) -> _Result:
-    """Do the work in another thread: an interrupt raised inside one of TensorRT's callbacks would end the process."""
-    done: list[_Result] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except BaseException as error:
-            failed.append(error)
-
-    worker = threading.Thread(target=run, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(0.1)
-    except BaseException:
-        stop.set()
-        worker.join()
-        # The failure's frames hold TensorRT's objects, and its own threads log a little longer (seen with RTX 1.7): an
-        # interpreter that ends before both are through is aborted inside the logger.
-        failed.clear()
-        done.clear()
-        gc.collect()
-        time.sleep(_LAST_WORDS_S)
-        raise
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def _check(options: BuildOptions) -> None:
@@ -296,60 +255,13 @@ def _build(
     first_error: Callable[[], str | None],
 ) -> bytes:
     # TensorRT calls the monitor until the build is over; it must live as long.
-    config.progress_monitor = monitor = _monitor(api, report, stop)
+    config.progress_monitor = watcher = monitor(api, report, stop)
     data = None if stop.is_set() else builder.build_serialized_network(network, config)
-    del monitor
+    del watcher
     if data is None:
         why = first_error() or "no reason given"
         raise BackendError(f"{api.name} {api.version} could not build the engine ({why})")
     return bytes(data)
-
-
-def _monitor(api: Api, report: Callable[[BuildProgress], None], stop: threading.Event) -> Any:
-    trt = api.module
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
-        """Turns TensorRT's tree of phases into one share between 0 and 1."""
-
-        def __init__(self) -> None:
-            trt.IProgressMonitor.__init__(self)
-            # Phase -> (where it begins, how much of the whole it is, its steps).
-            self._phases: dict[str, tuple[float, float, int]] = {}
-            self._at: dict[str, float] = {}
-            self._done = 0.0
-            self._lock = threading.Lock()
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            with self._lock:
-                steps = max(1, num_steps)
-                if parent_phase is None or parent_phase not in self._phases:
-                    start, share = 0.0, 1.0
-                else:
-                    _, whole, parent_steps = self._phases[parent_phase]
-                    start, share = self._at[parent_phase], whole / parent_steps
-                self._phases[phase_name], self._at[phase_name] = (start, share, steps), start
-                self._tell(phase_name)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            with self._lock:
-                if phase_name in self._phases:
-                    start, share, steps = self._phases[phase_name]
-                    self._at[phase_name] = start + share * min(1.0, (step + 1) / steps)
-                    self._tell(phase_name)
-            return not stop.is_set()
-
-        def phase_finish(self, phase_name: str) -> None:
-            with self._lock:
-                if phase_name in self._phases:
-                    start, share, _ = self._phases.pop(phase_name)
-                    self._at[phase_name] = start + share
-                    self._tell(phase_name)
-
-        def _tell(self, phase: str) -> None:
-            self._done = max(self._done, min(1.0, self._at[phase]))
-            report(BuildProgress(phase, self._done))
-
-    return Monitor()
 
 
 def _write(path: Path, data: bytes) -> None:
