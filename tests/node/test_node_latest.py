@@ -68,3 +68,50 @@ def test_a_rate_limit_holds_frames_back_and_counts_them_apart_from_drops(monkeyp
     queue.put("front", 0)
     assert len(queue.take(1)) == 1
     assert queue.max_rate == 0
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds, as the queue sees them."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def _once_a_minute(queue: LatestFrames, clock: list[float], frames: int) -> None:
+    """The worker takes every frame but the last."""
+    for number in range(frames):
+        queue.put("front", number)
+        if number < frames - 1:
+            queue.take(1)
+            clock[0] += 60.0
+
+
+def test_a_frame_almost_one_period_old_waits_for_the_next_one(clock: list[float]) -> None:
+    queue, taken = LatestFrames(["front"], due_within=10.0), []
+    _once_a_minute(queue, clock, 6)
+    clock[0] += 58.0
+    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
+    worker.start()
+    worker.join(0.05)
+    assert worker.is_alive()
+    queue.put("front", "next")
+    worker.join(5)
+    assert [arrival.message for arrival in taken] == ["next"]
+    assert queue.dropped("front") == 1
+
+
+def test_a_next_frame_that_does_not_come_is_not_waited_for_longer_than_that(clock: list[float]) -> None:
+    queue = LatestFrames(["front"], due_within=0.05)
+    _once_a_minute(queue, clock, 6)
+    clock[0] += 59.98
+    assert [arrival.message for arrival in queue.take(1)] == [5]
+
+
+def test_a_young_frame_and_one_long_overdue_are_taken_at_once(clock: list[float]) -> None:
+    queue = LatestFrames(["front"], due_within=600.0)
+    for age in (5.0, 3000.0):
+        _once_a_minute(queue, clock, 6)
+        clock[0] += age
+        assert [arrival.message for arrival in queue.take(1)] == [5]
+        clock[0] += 60.0
