@@ -18,7 +18,9 @@ VOID = 255
 MAX_EXPERTS = 4096
 # The bank and the prototypes are allocated from these products, so a manifest may not ask for more than a robot has.
 MAX_BANK_NUMBERS = 2**31
-GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian")
+GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian", "ridge", "probe")
+# Kinds whose distance is a log-likelihood or a logit, which may lie below zero; each expert has two vectors there.
+SIGNED_KINDS = ("gaussian", "ridge", "probe")
 TAPS = ("early", "full")
 # What products of the frozen base compute in; "int8" leaves the rest in fp32 and "int8-fp16" in fp16.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
@@ -260,8 +262,7 @@ def _gate(fields: Fields, names: set[str]) -> Gate:
     shrink = fields.number("shrink", 0.0, 1.0)
     hysteresis = fields.number("hysteresis", 0.0, 1e9)
     thresholds = fields.inner("thresholds")
-    # A Gaussian gate's distance is a log-likelihood, which may lie below zero.
-    lowest = -1e30 if kind == "gaussian" else 0.0
+    lowest = -1e30 if kind in SIGNED_KINDS else 0.0
     calibrated = [name for name in sorted(names) if thresholds.peek(name) is not None]
     values = {name: thresholds.number(name, lowest, 1e30) for name in calibrated}
     thresholds.finish()

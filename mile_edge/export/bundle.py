@@ -23,7 +23,7 @@ from mile_edge.export.weights import record_weights, recover_weights
 from mile_edge.network.base import Base, base_from_weights, base_sha256, config_of, describe
 from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
-from mile_edge.runtime.gate_inputs import HYSTERESIS
+from mile_edge.runtime.gate_inputs import HYSTERESIS, prototypes_of
 from mile_edge.training.expert import ExpertTask, Head, assemble
 from mile_edge.training.statistics import gate_features, summarise
 
@@ -54,7 +54,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap).eval()
     layout, parameters = network.layout, pool.base_parameters
     dim = tap_dimension(network)
-    prototypes = 2 if recipe.gate == "gaussian" else recipe.prototypes
+    prototypes = prototypes_of(recipe.gate, recipe.prototypes)
     graph = segmenter_graph(network, recipe.precision, prototypes)
     if recipe.precision == "fp32":
         record_weights(graph, weights)

@@ -11,7 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import PRECISIONS
-from mile_edge.network.gates.prototype import KINDS
+from mile_edge.network.gates import KINDS
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ExportRecipe:
         rank: of every low-rank pair.
         layers: regular expression of the adapted layers; the base's own choice where it is missing.
         tap: ``early`` (one pass) or ``full`` (two passes).
-        gate: kind of the prototype gate.
+        gate: its kind, see docs/methods.md.
         prototypes: K per expert.
         shrink: of the pooled covariance towards a multiple of the identity.
         hysteresis: distance by which another expert must be nearer before a stream changes to it; where it is missing,

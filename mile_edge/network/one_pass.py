@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.errors import RecipeError
-from mile_edge.network.gates import PooledFeature, PrototypeGate
+from mile_edge.network.gates import PooledFeature, make_gate
 from mile_edge.network.pixels import normalise
 from mile_edge.network.pool import ExpertPool, replace_module
 
@@ -26,7 +26,7 @@ class OnePass(nn.Module):
         pool: base with low-rank layers.
         size: (height, width) of the frames.
         max_classes: rows of the classifier in a bank row.
-        gate: kind of the prototype gate.
+        gate: its kind, one of ``gates.KINDS``.
         tap: ``early`` (one pass) or ``full`` (the gate reads the last stage of an extra, adapter-free pass).
     """
 
@@ -44,7 +44,7 @@ class OnePass(nn.Module):
         self.pool, self.size, self.tap = pool, size, tap
         self.layout = pool.layout(max_classes)
         self.pooled = PooledFeature()
-        self.gate = PrototypeGate(gate)
+        self.gate = make_gate(gate)
         self._head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
         self._plain_head = pool.classifier
         replace_module(pool.base, pool.description.classifier, self._head)

@@ -110,8 +110,8 @@ class Bank:
         prototypes = np.repeat(gate_inputs.empty_rows(gate)[None], count, axis=0)
         bias = np.full(count, gate_inputs.NEVER, np.float32)
         names: list[str | None] = [None] * count
+        prototypes[list(slots.values())] = gate_inputs.prototype_table([experts[entry] for entry in slots], gate)
         for entry, row in slots.items():
-            prototypes[row] = gate_inputs.prototype_rows(experts[entry], gate)
             bias[row], names[row] = 0, entry.name
         whitening = gate_inputs.whitening(list(experts.values()), gate)
         limits = gate_inputs.thresholds(rows, gate, count)

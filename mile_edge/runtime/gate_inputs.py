@@ -11,14 +11,35 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mile_edge.bundle import Expert, Gate
+from mile_edge.bundle.manifest import SIGNED_KINDS
 from mile_edge.errors import BundleError
+from mile_edge.runtime import probe
 
 # Far enough that an empty row is never nearest, near enough that its square is still a finite float32.
 FAR = 1e6
 # How much nearer another expert must be before a stream changes to it, in each distance's own scale: a tenth or so of
 # what lies between two domains.
-HYSTERESIS = {"mahalanobis": 0.5, "kmeans": 0.5, "gaussian": 5.0, "l2": 0.05, "cosine": 0.01}
+HYSTERESIS = {
+    "mahalanobis": 0.5,
+    "kmeans": 0.5,
+    "gaussian": 5.0,
+    "l2": 0.05,
+    "cosine": 0.01,
+    "ridge": 0.05,
+}
 NEVER = np.float32(-1e30)
+
+
+def prototypes_of(kind: str, wanted: int) -> int:
+    """K of a gate's ``prototypes`` input: two vectors where they are no prototypes, else what is wanted."""
+    return 2 if kind in SIGNED_KINDS else wanted
+
+
+def prototype_table(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
+    """The rows of ``prototypes`` of all experts, in their order, (len(experts), K, D) float32."""
+    if gate.kind == "ridge":
+        return np.stack(probe.ridge(experts), axis=1).astype(np.float32)
+    return np.stack([prototype_rows(expert, gate) for expert in experts])
 
 
 def prototype_rows(expert: Expert, gate: Gate) -> np.ndarray:
@@ -37,7 +58,7 @@ def prototype_rows(expert: Expert, gate: Gate) -> np.ndarray:
 
 def empty_rows(gate: Gate) -> np.ndarray:
     """A row of ``prototypes`` for no expert, (K, D) float32."""
-    if gate.kind == "gaussian":
+    if gate.kind in SIGNED_KINDS:
         return np.stack([np.full(gate.dim, FAR, np.float32), np.ones(gate.dim, np.float32)])
     return np.full((gate.prototypes, gate.dim), FAR, np.float32)
 
