@@ -84,6 +84,27 @@ def test_a_shape_without_the_kernel_is_never_filled_with_another_figure() -> Non
     assert "not measured: no nvcc" in render(found)
 
 
+def test_another_low_rank_function_serves_every_adapted_layer_and_leaves_again() -> None:
+    from on_gpu.network import low_rank_by, make_networks
+
+    from mile_edge.network.low_rank import low_rank
+
+    networks = make_networks("segformer-b0", (32, 32), experts=3, half=False, device="cpu")
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments[5])
+        return low_rank(*arguments)
+
+    with torch.no_grad():
+        with low_rank_by(networks.gated, counted):
+            by_another = networks.gated(*networks.inputs.all())
+        assert sorted(calls) == sorted(map(networks.gated.layout.offset, networks.gated.pool.adapters))
+        by_own = networks.gated(*networks.inputs.all())
+    assert len(calls) == len(networks.gated.pool.adapters)
+    assert all(map(torch.equal, by_another, by_own))
+
+
 def test_nvrtc_compiles_the_kernel_from_the_same_source() -> None:
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
     from on_gpu.kernel import MissingError, compile_cubin

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from mile_edge.network.low_rank import LowRankFunction
 from on_gpu.clock import percentile
-from on_gpu.network import LowRank, Networks, capture_gated, make_networks
+from on_gpu.network import Networks, capture_gated, make_networks
 
 # Far below any score, and a finite number in fp16.
 _NEVER = -1e4
@@ -29,7 +30,7 @@ class Flow:
         self.networks.inputs.gate_bias.copy_(self.pins[row], non_blocking=True)
 
 
-def make_flow(function: LowRank | None, name: str = "segformer-b0", size: tuple[int, int] = (480, 640)) -> Flow:
+def make_flow(function: LowRankFunction | None, name: str = "segformer-b0", size: tuple[int, int] = (480, 640)) -> Flow:
     """The gated pass over a bank of 17 rows, captured once."""
     networks = make_networks(name, size)
     experts = networks.inputs.bank.shape[0]

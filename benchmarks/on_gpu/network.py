@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,15 +11,11 @@ import torch
 
 from mile_edge.export.graph import tap_dimension
 from mile_edge.export.precision import to_half
-from mile_edge.network import low_rank as low_rank_module
-from mile_edge.network import one_pass
 from mile_edge.network.base import load_base
+from mile_edge.network.low_rank import LowRankFunction
 from mile_edge.network.one_pass import FixedClassifier, FrozenPass, OnePass
-from mile_edge.network.pixels import MEAN, STD
 from mile_edge.network.pool import ExpertPool, replace_module
 from on_gpu.clock import capture, interleaved
-
-LowRank = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -91,37 +87,36 @@ def make_networks(
 
 
 @contextmanager
-def low_rank_by(function: LowRank | None, device: str = "cuda") -> Iterator[None]:
-    """Run networks with another low-rank path, and with constants that a capturing stream need not fetch."""
-    own, own_normalise = low_rank_module.low_rank, one_pass.normalise
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
-
-    def normalise(pixels: torch.Tensor) -> torch.Tensor:
-        return (pixels - mean) / std
-
-    low_rank_module.low_rank = function or own  # type: ignore[assignment]
-    one_pass.normalise = normalise
+def low_rank_by(network: OnePass, function: LowRankFunction | None) -> Iterator[None]:
+    """Run a network with another low-rank path; with its own where ``function`` is missing."""
+    adapters = list(network.pool.adapters.values())
+    own = [adapter.low_rank for adapter in adapters]
+    for adapter in adapters:
+        adapter.low_rank = function or adapter.low_rank
     try:
         yield
     finally:
-        low_rank_module.low_rank, one_pass.normalise = own, own_normalise
+        for adapter, before in zip(adapters, own, strict=True):
+            adapter.low_rank = before
 
 
-def capture_gated(networks: Networks, function: LowRank | None) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor]]:
+def capture_gated(
+    networks: Networks, function: LowRankFunction | None
+) -> tuple[torch.cuda.CUDAGraph, list[torch.Tensor]]:
     """The gated pass as a graph, and the tensors in which it leaves mask, confidence, expert and distance."""
     outputs: list[torch.Tensor] = []
 
     def run() -> None:
         outputs[:] = networks.gated(*networks.inputs.all())
 
-    with torch.no_grad(), low_rank_by(function):
+    with torch.no_grad(), low_rank_by(networks.gated, function):
         return capture(run), outputs
 
 
 def measure(
     name: str,
     size: tuple[int, int],
-    function: LowRank | None,
+    function: LowRankFunction | None,
     rounds: int,
     *,
     layers: str | None = None,
@@ -134,7 +129,7 @@ def measure(
     """
     networks = make_networks(name, size, layers=layers, batch=batch)
     frames = networks.inputs.frames
-    with torch.no_grad(), low_rank_by(None):
+    with torch.no_grad():
         base = capture(lambda: networks.base(frames))
     graphs = {"base": base, "gated_native": capture_gated(networks, None)[0]}
     best = None
@@ -146,7 +141,7 @@ def measure(
         networks.base(frames)
         networks.gated(*networks.inputs.all())
 
-    with torch.no_grad(), low_rank_by(best):
+    with torch.no_grad(), low_rank_by(networks.gated, best):
         graphs["two_passes"] = capture(twice)
     times = interleaved({kind: graph.replay for kind, graph in graphs.items()}, rounds)
     gated = times.get("gated_fused", times["gated_native"])

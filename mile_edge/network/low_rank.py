@@ -6,6 +6,7 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685. Here alpha/r is folded into B when
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,11 +65,19 @@ def low_rank(
     return product + ((x @ a.transpose(1, 2)) @ b.transpose(1, 2) + bias)
 
 
+LowRankFunction = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int, int], torch.Tensor
+]
+
+
 class LowRankLinear(nn.Module):
     """A frozen linear layer (or a convolution with kernel 1) with a low-rank path beside it.
 
     In training the path is this module's own A (rank, in) and B (out, rank): A starts as Kaiming noise and B as zero,
     so an untrained expert is exactly the base. After :meth:`route`, the path of each sample is read from the bank.
+
+    Attributes:
+        low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
     """
 
     def __init__(self, frozen: nn.Module, rank: int) -> None:
@@ -76,6 +85,7 @@ class LowRankLinear(nn.Module):
         assert isinstance(frozen, (nn.Linear, nn.Conv2d))
         self.frozen = frozen.requires_grad_(False)
         self.rank = rank
+        self.low_rank: LowRankFunction = low_rank
         if isinstance(frozen, nn.Linear):
             self.out_features, self.in_features = frozen.out_features, frozen.in_features
         else:
@@ -143,4 +153,4 @@ class LowRankLinear(nn.Module):
             # Some networks cut each sample into several sequences: (B * parts, N, in), the parts of a sample together.
             whole = [part.reshape(samples, -1, part.shape[-1]) for part in (product, tokens)]
             return self._routed(whole[0], bias, whole[1]).reshape(product.shape)
-        return low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)
+        return self.low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)

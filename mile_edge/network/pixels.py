@@ -19,6 +19,9 @@ def to_pixels(frames: np.ndarray, size: tuple[int, int]) -> torch.Tensor:
 
 def normalise(pixels: torch.Tensor) -> torch.Tensor:
     """(B, 3, H, W) in 0..1 to zero mean and unit variance per channel, by ImageNet's statistics."""
-    mean = torch.tensor(MEAN, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1)
-    std = torch.tensor(STD, dtype=pixels.dtype, device=pixels.device).view(3, 1, 1)
-    return (pixels - mean) / std
+    return (pixels - _per_channel(pixels, MEAN)) / _per_channel(pixels, STD)
+
+
+def _per_channel(pixels: torch.Tensor, values: tuple[float, ...]) -> torch.Tensor:
+    """(3, 1, 1) where the pixels are. Filled there: a copy from the host is refused while a CUDA graph is captured."""
+    return torch.cat([pixels.new_full((1, 1, 1), value) for value in values])
