@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mile_edge.errors import DataError
+from mile_edge.yaml_file import read_yaml
 
 VOID = 255
 OUTSIDE = -1
@@ -72,11 +71,7 @@ def apply_class_map(label: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _load(path: Path) -> dict[Any, Any]:
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or type(problem).__name__
-        raise DataError(f"The class map '{path}' cannot be read ({reason}); give a YAML file.") from None
+    values = read_yaml(path, "class map", DataError)
     if not isinstance(values, dict) or not values:
         raise DataError(f"The class map '{path}' is not a mapping; write lines such as 'pavement: sidewalk'.")
     return dict(values)

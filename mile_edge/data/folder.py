@@ -19,12 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mile_edge.bundle import ClassLabel
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.errors import DataError, SensorError
+from mile_edge.yaml_file import read_yaml
 
 VOID = 255
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
@@ -119,10 +118,7 @@ def _settings(path: Path) -> dict[str, Any]:
     for folder in (path, *path.resolve().parents[:3]):
         file = folder / "classes.yaml"
         if file.is_file():
-            try:
-                settings = YAML(typ="safe").load(file)
-            except (OSError, YAMLError, UnicodeDecodeError) as error:
-                raise DataError(f"{file} cannot be read ({str(error).splitlines()[0]}); mend or remove it") from error
+            settings = read_yaml(file, "label space", DataError, "mend or remove it")
             if not isinstance(settings, dict):
                 raise DataError(f"{file} holds {type(settings).__name__}; write a mapping with `classes`")
             if settings.get("ignore", VOID) != VOID:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mile_edge.errors import SensorError
+from mile_edge.yaml_file import read_yaml
 
 KINDS = ("camera", "depth", "thermal")
 _PARAMETERS = ("scale", "offset", "minimum", "maximum")
@@ -151,11 +150,7 @@ def load_profile(path: str | Path) -> SensorProfile:
     Raises:
         SensorError: the file cannot be read, is not YAML, or is not a valid profile.
     """
-    try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError) as problem:
-        reason = getattr(problem, "strerror", None) or type(problem).__name__
-        raise SensorError(f"The sensor profile '{path}' cannot be read ({reason}); give a YAML file.") from None
+    values = read_yaml(path, "sensor profile", SensorError)
     try:
         return SensorProfile.from_dict(values)
     except SensorError as problem:

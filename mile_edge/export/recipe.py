@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import PRECISIONS
 from mile_edge.network.gates import KINDS
+from mile_edge.yaml_file import read_settings
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,7 @@ def load_recipe(path: Path | str) -> ExportRecipe:
         RecipeError: no such file, no YAML, an unknown key, or a value that cannot work; the key is named.
     """
     file = Path(path)
-    try:
-        settings = YAML(typ="safe").load(file)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {file} cannot be read ({str(error).splitlines()[0]})") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"recipe {file} is not a mapping of settings; see export/ for examples")
-    known = {each.name for each in fields(ExportRecipe)}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise RecipeError(f"recipe {file} has the unknown key {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    settings = read_settings(file, ExportRecipe, "export/")
     settings.setdefault("name", file.stem)
     if "size" in settings:
         settings["size"] = _size(settings["size"], file)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from mile_edge.errors import RecipeError
 from mile_edge.quantization.ranges import METHODS
+from mile_edge.yaml_file import read_settings
 
 FEWEST = 8
 
@@ -69,20 +67,10 @@ def load_int8_recipe(path: Path | str) -> dict[str, Any]:
     Raises:
         RecipeError: no such file, no YAML, or an unknown key; the key is named.
     """
-    file = Path(path)
-    try:
-        settings = YAML(typ="safe").load(file)
-    except (OSError, YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {file} cannot be read ({str(error).splitlines()[0]}); check the path") from error
-    if not isinstance(settings, dict):
-        raise RecipeError(f"recipe {file} is not a mapping of settings; see calib/recipes for examples")
-    known = sorted(each.name for each in fields(Int8Recipe))
-    unknown = sorted(str(key) for key in settings if key not in known)
-    if unknown:
-        raise RecipeError(f"recipe {file} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    settings = read_settings(path, Int8Recipe, "calib/recipes")
     exclude = settings.get("exclude", [])
     if not isinstance(exclude, list):
-        raise RecipeError(f"recipe {file} has exclude {exclude!r}; give a list of regular expressions")
+        raise RecipeError(f"recipe '{path}' has exclude {exclude!r}; give a list of regular expressions")
     return {**settings, "exclude": tuple(exclude)}
 
 
