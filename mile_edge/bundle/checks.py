@@ -85,6 +85,11 @@ def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
             f"{where} has {len(expert.prototypes)} prototypes and this bundle holds {gate.prototypes} per expert; "
             "calibrate it with fewer"
         )
+    if gate.kind == "probe" and expert.features is None:
+        raise ExpertError(
+            f"{where} keeps no features, which this bundle's probe is fitted on; train it with this bundle, or export "
+            "the bundle with gate ridge, which needs none"
+        )
     _check_classes(expert, manifest, where)
 
 
@@ -100,7 +105,8 @@ def _arrays(expert: Expert) -> list[tuple[str, FLOATS]]:
         ("gate.mean", expert.mean),
         ("gate.scatter", expert.scatter),
     ]
-    return arrays if expert.prototypes is None else [*arrays, ("gate.prototypes", expert.prototypes)]
+    optional = (("gate.prototypes", expert.prototypes), ("gate.features", expert.features))
+    return arrays + [(name, array) for name, array in optional if array is not None]
 
 
 def _check_adapter(expert: Expert, where: str) -> None:
@@ -136,6 +142,10 @@ def _check_statistics(expert: Expert, where: str) -> None:
     if expert.prototypes is not None and (expert.prototypes.ndim != 2 or expert.prototypes.shape[1] != dim):
         raise ExpertError(
             f"{where}: gate.prototypes has shape {expert.prototypes.shape} for {dim} features; calibrate it again"
+        )
+    if expert.features is not None and (expert.features.ndim != 2 or expert.features.shape[1] != dim):
+        raise ExpertError(
+            f"{where}: gate.features has shape {expert.features.shape} for {dim} features; calibrate it again"
         )
     scatter = expert.scatter.astype(np.float64)
     if np.abs(scatter - scatter.T).max() > SCATTER_TOLERANCE * np.abs(scatter).max():
@@ -175,10 +185,11 @@ def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
         if layer.name not in expert.low_rank:
             raise ExpertError(f"{where} lacks layer {shown(layer.name)}; train it with the bundle's layers")
         a, b = expert.low_rank[layer.name]
-        if a.shape != (layout.rank, layer.in_features) or b.shape != (layer.out_features, layout.rank):
+        rank = layout.rank_of(layer)
+        if a.shape != (rank, layer.in_features) or b.shape != (layer.out_features, rank):
             raise ExpertError(
                 f"{where}: layer {shown(layer.name)} has A {a.shape} and B {b.shape} where this bundle needs "
-                f"({layout.rank}, {layer.in_features}) and ({layer.out_features}, {layout.rank}); train it on this base"
+                f"({rank}, {layer.in_features}) and ({layer.out_features}, {rank}); train it on this base"
             )
 
 

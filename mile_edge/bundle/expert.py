@@ -41,6 +41,7 @@ class Expert:
     mean: (D,) mean of the gate's feature over `count` frames.
     scatter: (D, D) sum of outer products of the centred features.
     prototypes: (K, D) for a k-means gate, or None: the mean is the only prototype.
+    features: (N, D) gate features of N frames, kept for a gate that is fitted on those of all experts, or None.
     sensors: kinds it was trained for, empty = any; domains: conditions it was trained in, "*" = any.
     training, scores: JSON objects for people and reports; nothing reads a decision from them.
     """
@@ -62,14 +63,16 @@ class Expert:
     tap: str = "early"
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
+    features: FLOATS | None = None
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk: "adapter" (fp16), "head" (classifier, fp32) and "gate" (mean, scatter, prototypes, fp32)."""
+        """Bytes on disk: "adapter" (fp16), "head" (fp32) and "gate" (statistics in fp32, kept features in fp16)."""
         prototypes = 0 if self.prototypes is None else self.prototypes.size
+        features = 0 if self.features is None else self.features.size
         return {
             "adapter": 2 * sum(a.size + b.size for a, b in self.low_rank.values()),
             "head": 4 * (self.classifier_weight.size + self.classifier_bias.size),
-            "gate": 4 * (self.mean.size + self.scatter.size + prototypes),
+            "gate": 4 * (self.mean.size + self.scatter.size + prototypes) + 2 * features,
         }
 
     def __eq__(self, other: object) -> bool:
@@ -203,6 +206,8 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         layer, dot, kind = name.rpartition(".")
         if dot and kind in ("lora_A", "lora_B"):
             low_rank.setdefault(layer, {})[kind] = _stored_as(name, tensor, "F16", "F32")
+        elif name == "gate.features":
+            plain[name] = _stored_as(name, tensor, "F16")
         elif name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter", "gate.prototypes"):
             plain[name] = _stored_as(name, tensor, "F32")
         else:
@@ -234,6 +239,7 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         tap=meta.choice("tap", TAPS),
         training=meta.mapping("training"),
         scores=meta.mapping("scores"),
+        features=plain.get("gate.features"),
     )
     meta.finish()
     return expert
@@ -262,6 +268,8 @@ def _tensors(expert: Expert) -> dict[str, FLOATS]:
         tensors["gate.scatter"] = np.asarray(expert.scatter).astype("<f4")
         if expert.prototypes is not None:
             tensors["gate.prototypes"] = np.asarray(expert.prototypes).astype("<f4")
+        if expert.features is not None:
+            tensors["gate.features"] = np.asarray(expert.features).astype("<f2")
     return tensors
 
 

@@ -62,7 +62,7 @@ def _import(args: argparse.Namespace) -> int:
     from mile_edge.training.base import shared_classes
     from mile_edge.training.expert import ExpertTask
     from mile_edge.training.peft_folder import read_peft
-    from mile_edge.training.statistics import centres_of, gate_features, summarise
+    from mile_edge.training.statistics import centres_of, gate_features, kept_of, summarise
 
     bundle = Bundle.open(args.bundle)
     manifest = bundle.manifest
@@ -83,7 +83,7 @@ def _import(args: argparse.Namespace) -> int:
         manifest.base.sha256,
         shared_classes(data),
         describe(base).classifier,
-        summarise(features, centres_of(manifest.gate)),
+        summarise(features, centres_of(manifest.gate), kept=kept_of(manifest.gate)),
         bundle.experts()[0],
     )
     check_expert(expert, manifest)

@@ -126,7 +126,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.export.bundle import base_of, pool_of
     from mile_edge.network.base import load_base
     from mile_edge.training.expert import ExpertTask
-    from mile_edge.training.statistics import centres_of
+    from mile_edge.training.statistics import centres_of, kept_of
 
     bundle = Bundle.open(args.bundle)
     _check_name(args, bundle)
@@ -137,6 +137,7 @@ def _train_expert(args: argparse.Namespace) -> int:
         args.domains or tuple(sorted({folder.domain for folder in data})),
         bundle.manifest.gate.tap,
         centres_of(bundle.manifest.gate),
+        kept_of(bundle.manifest.gate),
     )
     out = args.out or Path(f"{args.name}.safetensors")
     checkpoint = out.with_name(out.name + ".checkpoint")

@@ -25,7 +25,7 @@ from mile_edge.network.one_pass import FixedClassifier, OnePass
 from mile_edge.network.pool import ExpertPool, classifier_parameters, replace_module
 from mile_edge.runtime.gate_inputs import HYSTERESIS, prototypes_of
 from mile_edge.training.expert import ExpertTask, Head, assemble
-from mile_edge.training.statistics import gate_features, summarise
+from mile_edge.training.statistics import centres_of, gate_features, kept_of, summarise
 
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
 
@@ -128,7 +128,8 @@ def base_expert(
     """Row 0: the base's own classifier and the statistics of the frames it was trained on, without an adapter."""
     weight, bias = classifier_parameters(cast("nn.Conv2d", base.get_submodule(describe(base).classifier)))
     features = gate_features(base, frames, recipe.size, recipe.tap)
-    statistics = summarise(features, recipe.prototypes if recipe.gate == "kmeans" else 0)
+    gate = Gate(recipe.gate, recipe.tap, features.shape[1], recipe.prototypes)
+    statistics = summarise(features, centres_of(gate), kept=kept_of(gate))
     head = Head(weight.detach().flatten(1).numpy().copy(), bias.detach().numpy().copy(), classes)
     task = ExpertTask(name, sensors, domains, recipe.tap)
     return assemble(task, statistics, head, {}, base_sha256(base), recipe.rank, {"frames": len(frames)})

@@ -26,6 +26,7 @@ HYSTERESIS = {
     "l2": 0.05,
     "cosine": 0.01,
     "ridge": 0.05,
+    "probe": 0.5,
 }
 NEVER = np.float32(-1e30)
 
@@ -39,6 +40,8 @@ def prototype_table(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     """The rows of ``prototypes`` of all experts, in their order, (len(experts), K, D) float32."""
     if gate.kind == "ridge":
         return np.stack(probe.ridge(experts), axis=1).astype(np.float32)
+    if gate.kind == "probe":
+        return np.stack(probe.logistic(experts, _pooled(experts, gate)), axis=1).astype(np.float32)
     return np.stack([prototype_rows(expert, gate) for expert in experts])
 
 
@@ -64,13 +67,18 @@ def empty_rows(gate: Gate) -> np.ndarray:
 
 
 def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
-    """The matrix W with W^T W = S^-1, S the covariance pooled over experts and shrunk a little, (D, D) float32.
+    """What the gate multiplies differences of features by, (D, D) float32.
 
     Raises:
-        BundleError: the statistics are so degenerate that S has no inverse.
+        BundleError: the statistics are so degenerate that the pooled covariance has no inverse.
     """
-    if gate.kind not in {"mahalanobis", "kmeans"}:
-        return np.eye(gate.dim, dtype=np.float32)
+    if gate.kind in {"mahalanobis", "kmeans"}:
+        return _pooled(experts, gate).astype(np.float32)
+    return np.eye(gate.dim, dtype=np.float32)
+
+
+def _pooled(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
+    """The matrix W with W^T W = S^-1, S the covariance pooled over experts and shrunk a little, (D, D) float64."""
     ordered = sorted(experts, key=lambda expert: expert.name)
     scatter = np.zeros((gate.dim, gate.dim))
     for expert in ordered:
@@ -83,7 +91,7 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     except np.linalg.LinAlgError as error:
         names = ", ".join(expert.name for expert in ordered)
         raise BundleError(f"the gate statistics of {names} have no inverse; train with more varied frames") from error
-    return np.linalg.solve(factor, np.eye(gate.dim)).astype(np.float32)
+    return np.linalg.solve(factor, np.eye(gate.dim))
 
 
 def thresholds(rows: Mapping[str, int], gate: Gate, count: int) -> np.ndarray:

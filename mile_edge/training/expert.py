@@ -27,8 +27,9 @@ class ExpertTask:
         name: lower-case letters, digits, - and _.
         sensors: kinds it serves; empty for any.
         domains: true domains it is right for; ``*`` for all.
-        tap: where the gate looks, ``early`` or ``full``.
+        tap: where the gate looks, ``entry``, ``early`` or ``full``.
         centres: k-means centres to keep for a k-means gate; 0 for none.
+        kept: features to keep for a probe; 0 for none.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ExpertTask:
     domains: tuple[str, ...] = ()
     tap: str = "early"
     centres: int = 0
+    kept: int = 0
     account: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,7 +76,7 @@ def train_expert(
         _start_classifier(pool, start, classes)
     frames = [frame for folder in data for frame in folder]
     held_out = [frame for folder in validation for frame in folder]
-    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed)
+    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed, task.kept)
     result = fit(
         pool,
         frames,
@@ -107,7 +109,7 @@ def statistics_only(
     Args:
         like: whose classifier it carries.
     """
-    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres)
+    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, kept=task.kept)
     head = Head(np.asarray(like.classifier_weight), np.asarray(like.classifier_bias), like.classes)
     return assemble(task, statistics, head, {}, pool.base_sha256, pool.rank, {"frames": len(frames)})
 
@@ -145,6 +147,7 @@ def assemble(
         scatter=statistics.scatter,
         count=statistics.count,
         prototypes=statistics.prototypes,
+        features=statistics.features,
         sensors=task.sensors,
         domains=task.domains,
         tap=task.tap,

@@ -13,8 +13,11 @@ from mile_edge.bundle import Gate
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.base import Base, describe
-from mile_edge.network.gates import PooledFeature
 from mile_edge.network.pixels import to_pixels
+from mile_edge.network.tap import Tap
+
+# Of real domains, 32 gave the same accuracy within a frame (docs/methods.md); in fp16 they take half a scatter matrix.
+KEPT_FEATURES = 64
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,17 @@ class GateStatistics:
     scatter: np.ndarray
     count: int
     prototypes: np.ndarray | None = None
+    features: np.ndarray | None = None
 
 
 def centres_of(gate: Gate) -> int:
     """How many k-means centres an expert file needs for this gate; 0 for gates that do not read any."""
     return gate.prototypes if gate.kind == "kmeans" else 0
+
+
+def kept_of(gate: Gate) -> int:
+    """How many frames' features an expert file must keep for this gate; 0 for gates that only read statistics."""
+    return KEPT_FEATURES if gate.kind == "probe" else 0
 
 
 class _TappedError(Exception):
@@ -66,8 +75,14 @@ def gate_features(base: Base, frames: Iterable[LabelledFrame], size: tuple[int, 
     return np.stack(found) if found else np.zeros((0, 0), np.float32)
 
 
-def summarise(features: np.ndarray, centres: int = 0, seed: int = 0) -> GateStatistics:
-    """Mean and scatter of (N, D) features, and k-means centres where asked for.
+def summarise(features: np.ndarray, centres: int = 0, seed: int = 0, kept: int = 0) -> GateStatistics:
+    """Mean and scatter of (N, D) features, and where asked for k-means centres and some of the features themselves.
+
+    Args:
+        features: (N, D).
+        centres: of k-means.
+        seed: of its start.
+        kept: how many features to keep, spread evenly over the frames.
 
     Raises:
         DataError: fewer than two frames.
@@ -78,7 +93,9 @@ def summarise(features: np.ndarray, centres: int = 0, seed: int = 0) -> GateStat
     mean = values.mean(axis=0)
     scatter = (values - mean).T @ (values - mean)
     prototypes = _kmeans(values, min(centres, len(values)), seed).astype(np.float32) if centres > 1 else None
-    return GateStatistics(mean.astype(np.float32), scatter.astype(np.float32), len(values), prototypes)
+    chosen = np.linspace(0, len(values) - 1, min(kept, len(values))).round().astype(int)
+    some = values[chosen].astype(np.float16).astype(np.float32) if kept else None
+    return GateStatistics(mean.astype(np.float32), scatter.astype(np.float32), len(values), prototypes, some)
 
 
 def _kmeans(values: np.ndarray, centres: int, seed: int, rounds: int = 50) -> np.ndarray:
