@@ -106,17 +106,17 @@ def test_another_low_rank_function_serves_every_adapted_layer_and_leaves_again()
 
 
 def test_nvrtc_compiles_the_kernel_from_the_same_source() -> None:
-    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
     from on_gpu.kernel import MissingError, compile_cubin
 
     name = "mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"
     try:
-        lowered, cubin = compile_cubin(nvrtc, name, "sm_87")
+        cubin, lowered = compile_cubin(name, "sm_87")
     except MissingError as reason:
         if "NVRTC is not installed" in str(reason):
             pytest.skip(str(reason).splitlines()[0])
         raise
-    assert lowered.startswith(b"_ZN4mile15low_rank_kernelINS_4HalfELi1ELi1E")
+    assert lowered.startswith("_ZN4mile15low_rank_kernelINS_4HalfELi1ELi1E")
     assert cubin.startswith(b"\x7fELF")
     with pytest.raises(MissingError, match="NVRTC refused the kernel"):
-        compile_cubin(nvrtc, "mile::no_such_kernel", "sm_87")
+        compile_cubin("mile::no_such_kernel", "sm_87")

@@ -18,6 +18,7 @@ from mile_edge.errors import BackendError
 from mile_edge.export.onnx_functions import add_low_rank_function
 from mile_edge.runtime.tensorrt import plugin, plugin_aot, plugin_graph
 from mile_edge.runtime.tensorrt.api import find_api
+from mile_edge.runtime.tensorrt.nvrtc import compile_source
 
 REPOSITORY = Path(__file__).parents[1]
 SOURCE, HERE = REPOSITORY / "plugin", Path(__file__).parent / "plugin"
@@ -156,6 +157,19 @@ def test_the_entry_for_tensorrt_computes_the_layer_and_compiles(sizes: plugin_ao
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert ".visible .entry mile_low_rank(" in (tmp_path / "ptx").read_text()
+
+
+def test_nvrtc_compiles_the_entry_for_tensorrt_where_there_is_no_nvcc() -> None:
+    code = plugin_aot.source(plugin_aot.LayerSizes(True, 96, 200, 8, 8000, 16, 784))
+    try:
+        ptx, _ = compile_source(code, SOURCE, "compute_87")
+    except BackendError as reason:
+        if "not installed" in str(reason):
+            pytest.skip(str(reason))
+        raise
+    assert b".visible .entry mile_low_rank(" in ptx and not ptx.endswith(b"\0")
+    with pytest.raises(BackendError, match="NVRTC refused the kernel"):
+        compile_source("no CUDA", SOURCE, "compute_87")
 
 
 def tiny_graph() -> onnx.ModelProto:

@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mile_edge.errors import BackendError
+from mile_edge.runtime.tensorrt.nvrtc import compile_source
 from on_gpu.plan import ALL_VECTORS, MAP_VECTORS, NUMBERS, plan
 
 SOURCE = Path(__file__).parents[2] / "plugin"
@@ -69,22 +72,48 @@ class FusedLowRank:
         tensors = (product, bias, x, bank, expert, out)
         assert all(t.is_cuda and t.is_contiguous() for t in tensors)
         assert product.dtype == x.dtype == bank.dtype == bias.dtype in (torch.float16, torch.float32)
-        status = self._launch(
-            int(x.dtype == torch.float32),
-            (samples, tokens, inputs, product.shape[-1], rank),
-            bank.shape[0],
-            (bank.shape[1], offset, offset + rank * inputs),
-            expert.element_size(),
-            tuple(t.data_ptr() for t in tensors),
-            overlap,
-            torch.cuda.current_stream().cuda_stream,
+        call = Call(
+            single=x.dtype == torch.float32,
+            shape=(samples, tokens, inputs, product.shape[-1], rank),
+            experts=bank.shape[0],
+            row=(bank.shape[1], offset, offset + rank * inputs),
+            expert_bytes=expert.element_size(),
+            addresses=tuple(t.data_ptr() for t in tensors),
+            overlap=overlap,
+            stream=torch.cuda.current_stream().cuda_stream,
         )
+        status = self._launch(call)
         if status:
             raise RuntimeError(f"the fused kernel was not launched: {_CUDA_ERRORS.get(status, f'CUDA error {status}')}")
         return out
 
 
-Launch = Callable[[int, tuple[int, ...], int, tuple[int, ...], int, tuple[int, ...], bool, int], int]
+@dataclass(frozen=True)
+class Call:
+    """What a launch is told, in the order of ``mile_low_rank`` of plugin/low_rank.h.
+
+    Attributes:
+        single: fp32 instead of fp16.
+        shape: samples, tokens, inputs, outputs and rank.
+        experts: rows of the bank.
+        row: its length, and where A and B begin in it.
+        expert_bytes: 8 where indices are int64, 4 where they are int32.
+        addresses: of product, bias, x, bank, expert and the result.
+        overlap: whether the kernel may take its place while the one before still runs.
+        stream: its handle.
+    """
+
+    single: bool
+    shape: tuple[int, ...]
+    experts: int
+    row: tuple[int, ...]
+    expert_bytes: int
+    addresses: tuple[int, ...]
+    overlap: bool
+    stream: int
+
+
+Launch = Callable[[Call], int]
 
 
 def _from_library() -> tuple[str, Launch]:
@@ -121,17 +150,9 @@ def _launcher(path: Path) -> Launch:
     function.argtypes += [ctypes.c_int, ctypes.c_void_p]
     function.restype = ctypes.c_int
 
-    def launch(
-        number: int,
-        shape: tuple[int, ...],
-        experts: int,
-        row: tuple[int, ...],
-        index: int,
-        addresses: tuple[int, ...],
-        overlap: bool,
-        stream: int,
-    ) -> int:
-        return int(function(number, *shape, experts, *row, index, *addresses, overlap, stream))
+    def launch(call: Call) -> int:
+        sizes = (*call.shape, call.experts, *call.row, call.expert_bytes)
+        return int(function(call.single, *sizes, *call.addresses, call.overlap, call.stream))
 
     return launch
 
@@ -161,88 +182,66 @@ class _Arguments(ctypes.Structure):
 
 def _from_nvrtc() -> tuple[str, Launch]:
     try:
-        from cuda.bindings import driver, nvrtc
+        from cuda.bindings import driver
     except ImportError:
         raise MissingError("cuda-bindings is not installed (pip install cuda-bindings)") from None
-    kernels: dict[str, Any] = {}
     processors = torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count
     # A context must be current before a module is loaded.
     torch.cuda.synchronize()
-    kernels["mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"] = compile_kernel(
-        driver, nvrtc, "mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"
-    )
+    # One at once: without NVRTC the caller must hear of it before the first launch.
+    first = "mile::low_rank_kernel<mile::Half, 1, 1, (mile::Access)0>"
+    kernels = {first: compile_kernel(driver, first)}
 
-    def launch(
-        number: int,
-        shape: tuple[int, ...],
-        experts: int,
-        row: tuple[int, ...],
-        index: int,
-        addresses: tuple[int, ...],
-        overlap: bool,
-        stream: int,
-    ) -> int:
-        samples, tokens, inputs, outputs, rank = shape
-        vector = 4 if number else 8
-        access = _access(vector, inputs, outputs, rank, row, addresses)
-        cut = plan(*shape, vector=vector, access=access, multiprocessors=processors)
-        kind = "Single" if number else "Half"
+    def launch(call: Call) -> int:
+        samples, *sizes = call.shape
+        vector = 4 if call.single else 8
+        access = _access(call, vector)
+        cut = plan(*call.shape, vector=vector, access=access, multiprocessors=processors)
+        kind = "Single" if call.single else "Half"
         name = f"mile::low_rank_kernel<mile::{kind}, {cut.rank_tiles}, {cut.token_tiles}, (mile::Access){access}>"
         if name not in kernels:
-            kernels[name] = compile_kernel(driver, nvrtc, name)
+            kernels[name] = compile_kernel(driver, name)
         shares = (cut.chunk_share, cut.part_width, cut.block_share)
-        arguments = _Arguments(*addresses, *row, experts, tokens, inputs, outputs, rank, *shares, index)
+        arguments = _Arguments(*call.addresses, *call.row, call.experts, *sizes, *shares, call.expert_bytes)
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
         grid, block = (cut.tiles, cut.parts, samples), (32 * cut.warps, 1, 1)
         (status,) = driver.cuLaunchKernel(
-            kernels[name], *grid, *block, cut.shared_bytes, stream, ctypes.addressof(pointers), 0
+            kernels[name], *grid, *block, cut.shared_bytes, call.stream, ctypes.addressof(pointers), 0
         )
         return int(status)
 
     return "NVRTC", launch
 
 
-def compile_kernel(driver: Any, nvrtc: Any, name: str) -> Any:
+def compile_kernel(driver: Any, name: str) -> Any:
     """One instance of the kernel template as a function that can be launched."""
     major, minor = torch.cuda.get_device_capability()
-    lowered, cubin = compile_cubin(nvrtc, name, f"sm_{major}{minor}")
+    cubin, lowered = compile_cubin(name, f"sm_{major}{minor}")
     status, module = driver.cuModuleLoadData(cubin)
     if int(status):
         raise MissingError(f"the driver refused the kernel that NVRTC compiled (error {int(status)})")
-    status, function = driver.cuModuleGetFunction(module, lowered)
+    status, function = driver.cuModuleGetFunction(module, lowered.encode())
     if int(status):
         raise MissingError(f"the kernel that NVRTC compiled lacks {lowered!r} (error {int(status)})")
     return function
 
 
-def compile_cubin(nvrtc: Any, name: str, architecture: str) -> tuple[bytes, bytes]:
-    """The mangled name and the machine code of one instance of the kernel template.
+def compile_cubin(name: str, architecture: str) -> tuple[bytes, str]:
+    """The machine code and the mangled name of one instance of the kernel template.
 
     Raises:
         MissingError: NVRTC is not installed, or refused the source.
     """
     try:
-        _, program = nvrtc.nvrtcCreateProgram(b'#include "low_rank_kernel.cuh"\n', b"low_rank.cu", 0, [], [])
-    except RuntimeError as error:
-        raise MissingError(f"NVRTC is not installed ({error})") from error
-    nvrtc.nvrtcAddNameExpression(program, name.encode())
-    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17", f"-I{SOURCE}".encode()]
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if int(status):
-        _, length = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * length
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise MissingError(f"NVRTC refused the kernel ({log.decode(errors='replace').splitlines()[0]})")
-    _, lowered = nvrtc.nvrtcGetLoweredName(program, name.encode())
-    _, size = nvrtc.nvrtcGetCUBINSize(program)
-    cubin = b" " * size
-    nvrtc.nvrtcGetCUBIN(program, cubin)
-    return bytes(lowered), cubin
+        return compile_source('#include "low_rank_kernel.cuh"\n', SOURCE, architecture, name)
+    except BackendError as error:
+        raise MissingError(str(error)) from error
 
 
-def _access(vector: int, inputs: int, outputs: int, rank: int, row: tuple[int, ...], addresses: tuple[int, ...]) -> int:
-    product, bias, x, bank, _, y = addresses
-    length, a_start, b_start = row
+def _access(call: Call, vector: int) -> int:
+    _, _, inputs, outputs, rank = call.shape
+    product, bias, x, bank, _, y = call.addresses
+    length, a_start, b_start = call.row
     if inputs % vector or outputs % vector or any(address % 16 for address in (product, bias, x, y)):
         return NUMBERS
     rows = bank % 16 == 0 and length % vector == 0 and a_start % vector == 0

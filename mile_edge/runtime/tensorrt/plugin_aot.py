@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mile_edge.errors import BackendError
 from mile_edge.runtime.tensorrt.api import Api
+from mile_edge.runtime.tensorrt.nvrtc import compile_source
 
 NAMESPACE, NAME = "mile", "LowRank"
 ENTRY = "mile_low_rank"
@@ -137,6 +138,7 @@ def register(api: Api, folder: Path, capability: str) -> None:
         return
     plugin_id = f"{NAMESPACE}::{NAME}"
 
+    # No annotations here: tensorrt.plugin reads them as types of its own, which exist only once it is imported.
     def describe(product, bias, x, bank, expert, a_start, b_start, rank):  # type: ignore[no-untyped-def]
         return product.like()
 
@@ -157,7 +159,8 @@ def register(api: Api, folder: Path, capability: str) -> None:
         launch.block_x = 32 * sizes.warps
         launch.shared_mem = sizes.shared_bytes
         scalars = [trtp.SymInt32(bank.shape_expr[0]), trtp.SymInt32(product.shape_expr[1])]
-        return ENTRY, ptx(source(sizes), folder, capability), launch, trtp.SymIntExprs.from_tuple(scalars)
+        ptx, _ = compile_source(source(sizes), folder, f"compute_{capability.replace('.', '')}")
+        return ENTRY, ptx, launch, trtp.SymIntExprs.from_tuple(scalars)
 
     tensors = dict.fromkeys(_TENSORS, trtp.TensorDesc)
     describe.__annotations__ = tensors | dict.fromkeys(_ATTRIBUTES, NDArray[np.int64]) | {"return": trtp.TensorDesc}
@@ -165,34 +168,6 @@ def register(api: Api, folder: Path, capability: str) -> None:
     decorate: Callable[[Any], Any] = trtp.register(plugin_id)
     decorate(describe)
     trtp.aot_impl(plugin_id)(compiled)
-
-
-def ptx(code: str, folder: Path, capability: str) -> bytes:
-    """Compile with NVRTC.
-
-    Raises:
-        BackendError: cuda-bindings or NVRTC is missing, or the source is refused.
-    """
-    try:
-        from cuda.bindings import nvrtc
-    except ImportError:
-        raise BackendError("cuda-bindings is not installed; pip install cuda-bindings, or build the library") from None
-    try:
-        _, program = nvrtc.nvrtcCreateProgram(code.encode(), b"low_rank.cu", 0, [], [])
-    except RuntimeError as error:
-        raise BackendError(f"NVRTC is not installed ({str(error).splitlines()[0]}); build the library") from error
-    architecture = f"--gpu-architecture=compute_{capability.replace('.', '')}"
-    options = [architecture.encode(), b"--std=c++17", f"-I{folder}".encode()]
-    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    if int(status):
-        _, length = nvrtc.nvrtcGetProgramLogSize(program)
-        log = b" " * length
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise BackendError(f"NVRTC refused the kernel ({log.decode(errors='replace').splitlines()[0]})")
-    _, size = nvrtc.nvrtcGetPTXSize(program)
-    result = b" " * size
-    nvrtc.nvrtcGetPTX(program, result)
-    return result.rstrip(b"\0")
 
 
 def _ceil(a: int, b: int) -> int:
