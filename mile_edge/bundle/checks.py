@@ -185,11 +185,10 @@ def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
         if layer.name not in expert.low_rank:
             raise ExpertError(f"{where} lacks layer {shown(layer.name)}; train it with the bundle's layers")
         a, b = expert.low_rank[layer.name]
-        rank = layout.rank_of(layer)
-        if a.shape != (rank, layer.in_features) or b.shape != (layer.out_features, rank):
+        if a.shape != (layout.rank, layer.in_features) or b.shape != (layer.out_features, layout.rank):
             raise ExpertError(
                 f"{where}: layer {shown(layer.name)} has A {a.shape} and B {b.shape} where this bundle needs "
-                f"({rank}, {layer.in_features}) and ({layer.out_features}, {rank}); train it on this base"
+                f"({layout.rank}, {layer.in_features}) and ({layer.out_features}, {layout.rank}); train it on this base"
             )
 
 

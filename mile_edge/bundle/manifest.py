@@ -18,7 +18,7 @@ VOID = 255
 MAX_EXPERTS = 4096
 # The bank and the prototypes are allocated from these products, so a manifest may not ask for more than a robot has.
 MAX_BANK_NUMBERS = 2**31
-GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian", "ridge", "probe")
+GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian", "ridge", "probe", "semla", "uniform")
 # Kinds whose distance is a log-likelihood or a logit, which may lie below zero; each expert has two vectors there.
 SIGNED_KINDS = ("gaussian", "ridge", "probe")
 TAPS = ("early", "full")
@@ -62,7 +62,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Gate:
-    """How an expert is chosen; `thresholds`: expert name -> distance beyond which a frame is novel."""
+    """How an expert is chosen, or several with weights.
+
+    thresholds: expert name -> distance beyond which a frame is novel.
+    top_k, tau: of kind "semla" only: how many experts are mixed, and the temperature of their weights.
+    """
 
     kind: str
     tap: str
@@ -71,6 +75,8 @@ class Gate:
     shrink: float = 0.001
     hysteresis: float = 0.0
     thresholds: dict[str, float] = field(default_factory=dict)
+    top_k: int | None = None
+    tau: float | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +129,8 @@ class Manifest:
             BundleError: a field would be refused on reading.
         """
         values = asdict(self)
+        # What only some bundles have is left out of the others, so that older versions read those.
+        values["gate"] = {key: value for key, value in values["gate"].items() if value is not None}
         try:
             check_plain(values)
         except ValueError as error:
@@ -198,6 +206,8 @@ def _manifest(fields: Fields) -> Manifest:
     capacity = fields.integer("capacity", 1, MAX_EXPERTS)
     experts = _experts(fields, capacity)
     gate = _gate(fields.inner("gate"), {entry.name for entry in experts})
+    if gate.top_k is not None and gate.top_k > capacity + 1:
+        fields.fail("gate.top_k", gate.top_k, f"at most the {capacity + 1} rows of the bank")
     if (capacity + 1) * max(low_rank.row_length, gate.prototypes * gate.dim) > MAX_BANK_NUMBERS:
         fields.fail("capacity", capacity, f"a bank of at most {MAX_BANK_NUMBERS} numbers")
     sensors = _sensors(fields)
@@ -266,8 +276,9 @@ def _gate(fields: Fields, names: set[str]) -> Gate:
     calibrated = [name for name in sorted(names) if thresholds.peek(name) is not None]
     values = {name: thresholds.number(name, lowest, 1e30) for name in calibrated}
     thresholds.finish()
+    top_k, tau = (fields.integer("top_k", 1, 64), fields.number("tau", 1e-6, 1e9)) if kind == "semla" else (None, None)
     fields.finish()
-    return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)
+    return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values, top_k, tau)
 
 
 def _experts(fields: Fields, capacity: int) -> tuple[ExpertEntry, ...]:

@@ -169,14 +169,14 @@ class Bundle:
         return Bundle(self.path, manifest, tuple(expert for expert in now._experts if expert.name in kept))
 
     def set_gate(self, gate: Gate) -> Bundle:
-        """Replace the gate's settings, for calibration; dim, tap, kind and prototypes are part of the network and stay.
+        """Replace the gate's settings, for calibration; kind, tap, dim, prototypes, top_k and tau are the network's.
 
         Raises:
             BundleError: one of those differs, a threshold names an unknown expert, or the bundle cannot be changed.
         """
         with locked(self.path):
             now = self._current()
-            for key in ("kind", "tap", "dim", "prototypes"):
+            for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau"):
                 old, new = getattr(now.manifest.gate, key), getattr(gate, key)
                 if old != new:
                     raise BundleError(

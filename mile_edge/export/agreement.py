@@ -34,8 +34,9 @@ def compare(bundle: Bundle, frames: Sequence[np.ndarray], base: Base) -> dict[st
     bank = Bank(bundle)
     state = bank.state
     backend = OnnxBackend(bundle.network_path, bank.rows)
+    gate = manifest.gate
     network = OnePass(
-        pool_of(bundle, base), size, manifest.low_rank.max_classes, manifest.gate.kind, manifest.gate.tap
+        pool_of(bundle, base), size, manifest.low_rank.max_classes, gate.kind, gate.tap, gate.top_k, gate.tau
     ).eval()
     weights = [torch.from_numpy(np.array(a, np.float32)) for a in (bank.rows, state.prototypes, state.whitening)]
     same_expert, error = 0, 0.0

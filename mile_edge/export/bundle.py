@@ -51,7 +51,9 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     replace_module(alone, classifier, FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1]))
     alone_graph = base_graph(alone, recipe.size, recipe.precision)
     pool = ExpertPool(base, recipe.rank, recipe.layers)
-    network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap).eval()
+    network = OnePass(
+        pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, recipe.top_k, recipe.tau
+    ).eval()
     layout, parameters = network.layout, pool.base_parameters
     dim = tap_dimension(network)
     prototypes = prototypes_of(recipe.gate, recipe.prototypes)
@@ -75,6 +77,8 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
             prototypes=prototypes,
             shrink=recipe.shrink,
             hysteresis=HYSTERESIS[recipe.gate] if recipe.hysteresis is None else recipe.hysteresis,
+            top_k=recipe.top_k,
+            tau=recipe.tau,
         ),
         capacity=recipe.capacity,
         sensors={kind: profile.to_dict() for kind, profile in DEFAULT_PROFILES.items()},

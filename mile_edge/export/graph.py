@@ -16,7 +16,7 @@ from torch.export import Dim
 
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import RecipeError
-from mile_edge.export.onnx_functions import OPSET, add_low_rank_function
+from mile_edge.export.onnx_functions import OPSET, add_low_rank_functions
 from mile_edge.export.precision import to_half
 from mile_edge.network.one_pass import INPUTS, OUTPUTS, FrozenPass, OnePass
 from mile_edge.training.statistics import gate_features
@@ -40,7 +40,9 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
     if half:
         to_half(network)
     height, width = network.size
-    experts = 3
+    # At least as many rows as are mixed, or top-k could not choose among them.
+    mixed = 2 if network.mixture is None else network.mixture.top_k or 2
+    experts = mixed + 1
     bank = torch.zeros(experts, network.layout.row_length, dtype=torch.float16 if half else torch.float32)
     arguments = (
         torch.zeros(2, height, width, 3, dtype=torch.uint8),
@@ -49,7 +51,7 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
         torch.eye(dim),
         torch.zeros(2, experts),
     )
-    batch, rows = Dim("batch", min=1, max=64), Dim("experts", min=2, max=65536)
+    batch, rows = Dim("batch", min=1, max=64), Dim("experts", min=mixed, max=65536)
     shapes = {
         "frames": {0: batch},
         "bank": {0: rows},
@@ -58,7 +60,7 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
         "gate_bias": {0: batch, 1: rows},
     }
     model = _export(network, arguments, INPUTS, OUTPUTS, shapes)
-    add_low_rank_function(model)
+    add_low_rank_functions(model)
     onnx.checker.check_model(model)
     return model
 

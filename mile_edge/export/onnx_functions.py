@@ -1,7 +1,8 @@
-"""The low-rank product as an ONNX model-local function, so that a fused kernel can take its place by name.
+"""The low-rank products as ONNX model-local functions, so that a fused kernel can take their place by name.
 
 ONNX Runtime and TensorRT inline the function to native layers; TensorRT with a plugin named ``LowRank`` registered and
-``OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE`` set creates the plugin instead. One file serves both.
+``OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE`` set creates the plugin instead. One file serves both. There is no fused kernel
+for ``LowRankMix``: a mixing gate runs on native layers everywhere.
 """
 
 from __future__ import annotations
@@ -48,9 +49,53 @@ LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias,
 }}
 """
 
+# The same with K rows for each sample, side by side along the rank and each A scaled by its weight, so that the map is
+# read and written no more often than for one row.
+_LOW_RANK_MIX = f"""
+<domain: "mile", opset_import: ["" : {OPSET}]>
+LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (product, bias, x, bank, experts, weights) => (y)
+{{
+    axis = Constant <value_ints: ints = [2]> ()
+    a0 = Constant <value_ints: ints = @a_start> ()
+    a1 = Constant <value_ints: ints = @a_end> ()
+    b0 = Constant <value_ints: ints = @b_start> ()
+    b1 = Constant <value_ints: ints = @b_end> ()
+    a_dims = Constant <value_ints: ints = @a_shape> ()
+    part_dims = Constant <value_ints: ints = @b_parts> ()
+    b_dims = Constant <value_ints: ints = @b_shape> ()
+    rows = Gather <axis: int = 0> (bank, experts)
+    a_flat = Slice (rows, a0, a1, axis)
+    share = CastLike (weights, product)
+    share_column = Unsqueeze (share, axis)
+    a_scaled = Mul (a_flat, share_column)
+    a = Reshape (a_scaled, a_dims)
+    b_flat = Slice (rows, b0, b1, axis)
+    b_parts = Reshape (b_flat, part_dims)
+    b_upright = Transpose <perm: ints = [0, 1, 3, 2]> (b_parts)
+    b = Reshape (b_upright, b_dims)
+    one_more = Constant <value: tensor = int64[6] {{0, 0, 0, 0, 0, 1}}> ()
+    float_one = Constant <value_float: float = 1.0> ()
+    one = CastLike (float_one, product)
+    row_axes = Constant <value_ints: ints = [0, 1]> ()
+    bias_row = Unsqueeze (bias, row_axes)
+    batch = Shape <start: int = 0, end: int = 1> (experts)
+    rest = Constant <value_ints: ints = [1, 1]> ()
+    repeats = Concat <axis: int = 0> (batch, rest)
+    bias_rows = Expand (bias_row, repeats)
+    b_and_bias = Concat <axis: int = 1> (b, bias_rows)
+    a_transposed = Transpose <perm: ints = [0, 2, 1]> (a)
+    narrow = MatMul (x, a_transposed)
+    narrow_and_one = Pad (narrow, one_more, one)
+    wide = MatMul (narrow_and_one, b_and_bias)
+    y = Add (product, wide)
+}}
+"""
+_BODIES = {"LowRank": _LOW_RANK, "LowRankMix": _LOW_RANK_MIX}
 
-def add_low_rank_function(model: onnx.ModelProto) -> None:
-    """Give a model whose nodes call ``mile::LowRank`` the function's body."""
-    model.functions.append(onnx.parser.parse_function(_LOW_RANK))
+
+def add_low_rank_functions(model: onnx.ModelProto) -> None:
+    """Give a model whose nodes call ``mile::LowRank`` or ``mile::LowRankMix`` the bodies of those that it calls."""
+    called = {node.op_type for node in model.graph.node if node.domain == "mile"}
+    model.functions.extend(onnx.parser.parse_function(body) for name, body in _BODIES.items() if name in called)
     if all(entry.domain != "mile" for entry in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid("mile", 1))

@@ -32,6 +32,8 @@ class ExportRecipe:
             what suits the gate's kind.
         capacity: experts beside the base.
         max_classes: how far the label space may grow.
+        top_k: how many experts a ``semla`` gate mixes (default 3).
+        tau: temperature of their weights (default 0.05): nearly one expert at 0.01, nearly equal weights at 1.
     """
 
     name: str
@@ -48,6 +50,8 @@ class ExportRecipe:
     hysteresis: float | None = None
     capacity: int = 16
     max_classes: int = 16
+    top_k: int | None = None
+    tau: float | None = None
 
 
 def load_recipe(path: Path | str) -> ExportRecipe:
@@ -59,6 +63,8 @@ def load_recipe(path: Path | str) -> ExportRecipe:
     file = Path(path)
     settings = read_settings(file, ExportRecipe, "export/")
     settings.setdefault("name", file.stem)
+    if settings.get("gate") == "semla":
+        settings = {"top_k": 3, "tau": 0.05, **settings}
     if "size" in settings:
         settings["size"] = _size(settings["size"], file)
     try:
@@ -87,11 +93,19 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("hysteresis", _margin(recipe.hysteresis), "0 or more"),
         ("capacity", _whole(recipe.capacity, 1, 4096), "1 to 4096"),
         ("max_classes", _whole(recipe.max_classes, 1, 255), "1 to 255"),
+        ("top_k", _of_semla(recipe, recipe.top_k, _whole(recipe.top_k, 1, 64)), "1 to 64 for gate semla, else nothing"),
+        ("top_k", recipe.top_k is None or recipe.top_k <= recipe.capacity + 1, "at most capacity + 1"),
+        ("tau", _of_semla(recipe, recipe.tau, _number(recipe.tau)), "a number above 0 for gate semla, else nothing"),
+        ("tau", recipe.tau is None or 1e-6 <= recipe.tau <= 1e9, "0.000001 to 1000000000"),
         ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
     ]
     for key, good, expected in rules:
         if not good:
             raise RecipeError(f"recipe {file} has {key} {getattr(recipe, key)!r}; give {expected}")
+
+
+def _of_semla(recipe: ExportRecipe, value: object, good: bool) -> bool:
+    return good if recipe.gate == "semla" else value is None
 
 
 def _whole(value: object, low: int, high: int) -> bool:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.errors import RecipeError
+from mile_edge.network.low_rank_mix import low_rank_mix
 
 
 def low_rank(
@@ -94,6 +95,7 @@ class LowRankLinear(nn.Module):
         self.lora_B = nn.Parameter(torch.empty(self.out_features, rank))
         self._bank: torch.Tensor | None = None
         self._expert: torch.Tensor | None = None
+        self._weights: torch.Tensor | None = None
         self._offset = 0
         self._held = False
         self.reset()
@@ -103,9 +105,23 @@ class LowRankLinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
 
-    def route(self, bank: torch.Tensor | None, expert: torch.Tensor | None = None, offset: int = 0) -> None:
-        """Read A and B of each sample from ``bank`` (E, P) at ``expert`` (B,); ``None`` returns to the module's own."""
+    def route(
+        self,
+        bank: torch.Tensor | None,
+        expert: torch.Tensor | None = None,
+        offset: int = 0,
+        weights: torch.Tensor | None = None,
+    ) -> None:
+        """Read A and B of each sample from ``bank`` (E, P); ``None`` returns to the module's own.
+
+        Args:
+            bank: one row of weights per expert.
+            expert: (B,) row of each sample, or (B, K) rows.
+            offset: where this layer's A starts in a row.
+            weights: (B, K) of the K rows; missing where there is one row for each sample.
+        """
         self._bank, self._expert, self._offset, self._held = bank, expert, offset, False
+        self._weights = weights
 
     def hold(self) -> None:
         """Refuse to run until the next :meth:`route`: the gate has not chosen yet."""
@@ -153,4 +169,6 @@ class LowRankLinear(nn.Module):
             # Some networks cut each sample into several sequences: (B * parts, N, in), the parts of a sample together.
             whole = [part.reshape(samples, -1, part.shape[-1]) for part in (product, tokens)]
             return self._routed(whole[0], bias, whole[1]).reshape(product.shape)
+        if self._weights is not None:
+            return low_rank_mix(product, bias, tokens, self._bank, self._expert, self._weights, self._offset, self.rank)
         return self.low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.errors import RecipeError
-from mile_edge.network.gates import PooledFeature, make_gate
+from mile_edge.network.gates import PooledFeature, make_gate, make_mixture
+from mile_edge.network.low_rank_mix import mixed_classifier
 from mile_edge.network.pixels import normalise
 from mile_edge.network.pool import ExpertPool, replace_module
 
@@ -28,6 +29,8 @@ class OnePass(nn.Module):
         max_classes: rows of the classifier in a bank row.
         gate: its kind, one of ``gates.KINDS``.
         tap: ``early`` (one pass) or ``full`` (the gate reads the last stage of an extra, adapter-free pass).
+        top_k: experts that a ``semla`` gate mixes.
+        tau: its softmax's temperature.
     """
 
     def __init__(
@@ -37,6 +40,8 @@ class OnePass(nn.Module):
         max_classes: int,
         gate: str = "mahalanobis",
         tap: str = "early",
+        top_k: int | None = None,
+        tau: float | None = None,
     ) -> None:
         super().__init__()
         if tap not in {"early", "full"}:
@@ -44,7 +49,7 @@ class OnePass(nn.Module):
         self.pool, self.size, self.tap = pool, size, tap
         self.layout = pool.layout(max_classes)
         self.pooled = PooledFeature()
-        self.gate = make_gate(gate)
+        self.gate, self.mixture = make_gate(gate), make_mixture(gate, top_k, tau)
         self._head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
         self._plain_head = pool.classifier
         replace_module(pool.base, pool.description.classifier, self._head)
@@ -79,7 +84,10 @@ class OnePass(nn.Module):
             features = output[0] if isinstance(output, tuple) else output
             expert, distance = self.gate(self.pooled(features), prototypes, whitening, gate_bias)
             routes.append((expert, distance))
-            self._route(bank, expert)
+            if self.mixture is None:
+                self._route(bank, expert)
+            else:
+                self._route(bank, *self.mixture(distance, gate_bias))
 
         for adapter in self.pool.adapters.values():
             adapter.hold()
@@ -100,10 +108,15 @@ class OnePass(nn.Module):
         mask, confidence = decide(scores, self.size)
         return mask, confidence, expert.to(torch.int32), distance
 
-    def _route(self, bank: torch.Tensor | None, expert: torch.Tensor | None = None) -> None:
+    def _route(
+        self,
+        bank: torch.Tensor | None,
+        expert: torch.Tensor | None = None,
+        weights: torch.Tensor | None = None,
+    ) -> None:
         for name, adapter in self.pool.adapters.items():
-            adapter.route(bank, expert, 0 if bank is None else self.layout.offset(name))
-        self._head.route(bank, expert)
+            adapter.route(bank, expert, 0 if bank is None else self.layout.offset(name), weights)
+        self._head.route(bank, expert, weights)
 
 
 class FrozenPass(nn.Module):
@@ -149,22 +162,30 @@ class BankClassifier(nn.Module):
         self.hidden, self.max_classes, self.offset = hidden, max_classes, offset
         self._bank: torch.Tensor | None = None
         self._expert: torch.Tensor | None = None
+        self._weights: torch.Tensor | None = None
 
-    def route(self, bank: torch.Tensor | None, expert: torch.Tensor | None) -> None:
-        """Use ``bank`` (E, P) at ``expert`` (B,)."""
-        self._bank, self._expert = bank, expert
+    def route(
+        self, bank: torch.Tensor | None, expert: torch.Tensor | None, weights: torch.Tensor | None = None
+    ) -> None:
+        """Use ``bank`` (E, P) at ``expert`` (B,), or at (B, K) with ``weights`` (B, K)."""
+        self._bank, self._expert, self._weights = bank, expert, weights
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(B, hidden, h, w) to (B, max_classes, h, w)."""
         if self._bank is None or self._expert is None:
             raise RecipeError("the classifier ran before the gate had chosen; the tap must come before it")
-        weights = self.hidden * self.max_classes
-        row = self._bank.index_select(0, self._expert)
-        bias_start = self.offset + weights
-        weight = row[:, self.offset : bias_start].reshape(-1, self.max_classes, self.hidden)
-        bias = row[:, bias_start : bias_start + self.max_classes].reshape(-1, self.max_classes, 1)
+        weight, bias = self._weight_and_bias(self._bank, self._expert)
         scores = weight @ hidden.flatten(2) + bias
         return scores.reshape(-1, self.max_classes, hidden.shape[2], hidden.shape[3])
+
+    def _weight_and_bias(self, bank: torch.Tensor, expert: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, max_classes, hidden) and (B, max_classes, 1) of each sample."""
+        if self._weights is not None:
+            return mixed_classifier(bank, expert, self._weights, self.offset, self.hidden, self.max_classes)
+        bias_start = self.offset + self.hidden * self.max_classes
+        row = bank.index_select(0, expert)
+        weight = row[:, self.offset : bias_start].reshape(-1, self.max_classes, self.hidden)
+        return weight, row[:, bias_start : bias_start + self.max_classes].reshape(-1, self.max_classes, 1)
 
 
 def decide(scores: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

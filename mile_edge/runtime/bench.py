@@ -191,7 +191,8 @@ def _fill(bundle: Bundle, wanted: int, folder: Path) -> tuple[Bundle, Path]:
     """A copy of the bundle with ``wanted`` experts, random ones where it lacks them, and a spare expert's file."""
     path = folder / "bundle"
     own = bundle.experts()
-    capacity = max(wanted + 1, len(own))
+    # A gate that mixes K experts needs as many rows.
+    capacity = max(wanted + 1, len(own), bundle.manifest.gate.top_k or 0)
     data, base = bundle.network_path.read_bytes(), Path(str(bundle.base_graph_path)).read_bytes()
     empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=replace(bundle.manifest.gate, thresholds={}))
     copy = Bundle.create(path, empty, data, base, own[0])

@@ -27,6 +27,8 @@ HYSTERESIS = {
     "cosine": 0.01,
     "ridge": 0.05,
     "probe": 0.5,
+    "semla": 0.5,
+    "uniform": 0.5,
 }
 NEVER = np.float32(-1e30)
 
@@ -72,7 +74,7 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     Raises:
         BundleError: the statistics are so degenerate that the pooled covariance has no inverse.
     """
-    if gate.kind in {"mahalanobis", "kmeans"}:
+    if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform"}:
         return _pooled(experts, gate).astype(np.float32)
     return np.eye(gate.dim, dtype=np.float32)
 

@@ -18,6 +18,7 @@ from mile_edge.errors import BackendError, ExpertError, MileError, SensorError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.mixture import expert_weights
 from mile_edge.runtime.resize import resize_frames, restore
 
 
@@ -32,6 +33,8 @@ class Segmentation:
         expert_index: (B,) int32, its row in the bank.
         distance: (B, E) float32 from each sample to each row's nearest prototype; rows without an
             expert hold a number without meaning.
+        weights: (B, E) float32, how much of each row went into the sample's mask: 1 for the expert, unless the gate
+            mixes several, of which ``expert`` is the nearest.
         novel: (B,) bool, farther from its expert than that expert's calibrated threshold.
         timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
     """
@@ -41,6 +44,7 @@ class Segmentation:
     expert: tuple[str, ...]
     expert_index: np.ndarray
     distance: np.ndarray
+    weights: np.ndarray
     novel: np.ndarray
     timings: Mapping[str, float]
 
@@ -191,6 +195,7 @@ class Segmenter:
             names,
             index,
             distance,
+            expert_weights(distance, bias, index, state.manifest.gate),
             distance[np.arange(len(index)), index] > state.limits[index],
             {stage: seconds * 1e3 for stage, seconds in timings.items()},
         )

@@ -13,8 +13,8 @@ from mile_edge.bundle import Gate
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.base import Base, describe
+from mile_edge.network.gates import PooledFeature
 from mile_edge.network.pixels import to_pixels
-from mile_edge.network.tap import Tap
 
 # Of real domains, 32 gave the same accuracy within a frame (docs/methods.md); in fp16 they take half a scatter matrix.
 KEPT_FEATURES = 64
