@@ -27,13 +27,13 @@ for sensor in depth thermal; do
 done
 
 [ -d "$work/base" ] || mile-edge train base "$work/train/clear" --out "$work/base" --size 240x320 \
-    --steps 1200 --foreign 0.3 --optimiser adamw --lr 1.2e-3 --seed 0
+    --steps 2000 --foreign 0.3 --seed 0
 [ -d "$bundle" ] || mile-edge export "$work/base" --recipe $recipe --data "$work/train/clear" \
     --own clear --domains clear --name reference --out "$bundle"
 
 expert() { # name, sensor, domains
     [ -f "$work/$1.safetensors" ] || mile-edge train expert "$bundle" "$work/train/$1" --name "$1" \
-        --sensors "$2" --domains "$3" --steps ${STEPS:-250} --out "$work/$1.safetensors"
+        --sensors "$2" --domains "$3" --steps ${STEPS:-300} --lr 8e-3 --out "$work/$1.safetensors"
     mile-edge experts list "$bundle" --json | grep -q "\"name\": \"$1\"" || mile-edge experts add "$bundle" "$work/$1.safetensors"
 }
 for weather in $weathers; do expert "$weather" camera "$weather"; done

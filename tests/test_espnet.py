@@ -102,9 +102,8 @@ def test_one_pass_over_a_convolutional_base_gates_and_applies_experts(tmp_path: 
 
     path = export_random(tmp_path / "bundle", "random:espnetv2-0.5", layers=None)
     bundle = Bundle.open(path)
-    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
-    assert len(layers) == 2 * (1 + 3 + 1 + 7)
-    write_expert(tmp_path / "night.safetensors", random_expert(bundle.experts()[0], layers, "night", 1))
+    assert len(bundle.manifest.low_rank.layers) == 2 * (1 + 3 + 1 + 7)
+    write_expert(tmp_path / "night.safetensors", random_expert(bundle, "night", 1))
     frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     with Segmenter.open(path) as segmenter:
         segmenter.add_expert(tmp_path / "night.safetensors")

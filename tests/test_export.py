@@ -25,9 +25,8 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 def add_random(bundle: Bundle, folder: Path, names: tuple[str, ...]) -> Bundle:
-    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
     for seed, name in enumerate(names):
-        write_expert(folder / f"{name}.safetensors", random_expert(bundle.experts()[0], layers, name, seed))
+        write_expert(folder / f"{name}.safetensors", random_expert(bundle, name, seed))
         bundle = bundle.add(folder / f"{name}.safetensors")
     return bundle
 

@@ -59,8 +59,7 @@ def int8(source: Bundle, frames: list[FolderDataset], tmp_path_factory: pytest.T
 
 
 def with_expert(bundle: Bundle, folder: Path, name: str, seed: int) -> Bundle:
-    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
-    write_expert(folder / f"{name}.safetensors", random_expert(bundle.experts()[0], layers, name, seed))
+    write_expert(folder / f"{name}.safetensors", random_expert(bundle, name, seed))
     return bundle.add(folder / f"{name}.safetensors")
 
 
@@ -143,8 +142,7 @@ def test_experts_come_and_go_on_an_int8_bundle_and_leave_the_others_bit_identica
 
 
 def _another(bundle: Bundle, name: str):  # type: ignore[no-untyped-def]
-    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
-    return random_expert(bundle.experts()[0], layers, name, 7)
+    return random_expert(bundle, name, 7)
 
 
 def test_an_expert_fits_source_and_int8_alike(source: Bundle, int8: Bundle, tmp_path: Path) -> None:

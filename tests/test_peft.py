@@ -24,8 +24,7 @@ PIXELS = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
 
 
 def made(bundle: Bundle) -> Expert:
-    layers = {layer.name: (layer.in_features, layer.out_features) for layer in bundle.manifest.low_rank.layers}
-    return random_expert(bundle.experts()[0], layers, "fog", 3)
+    return random_expert(bundle, "fog", 3)
 
 
 def ours(bundle: Bundle, expert: Expert) -> torch.Tensor:

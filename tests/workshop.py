@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mile_edge.bundle import ClassLabel, Expert
+from mile_edge.bundle import Bundle, ClassLabel, Expert
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.export.bundle import base_expert, export_bundle
 from mile_edge.export.recipe import ExportRecipe
@@ -52,15 +52,16 @@ def export_random(out: Path, source: str = "random:segformer-b0", **changes: obj
     return out
 
 
-def random_expert(like: Expert, layers: dict[str, tuple[int, int]], name: str, seed: int) -> Expert:
-    """An expert with random weights that fits the same bundle as ``like``; ``layers`` maps name to (in, out)."""
+def random_expert(bundle: Bundle, name: str, seed: int) -> Expert:
+    """An expert with random weights that fits the bundle, near its base in the gate's eyes."""
+    like, layout = bundle.experts()[0], bundle.manifest.low_rank
     rng = np.random.default_rng(seed)
     pairs = {
-        layer: (
-            rng.normal(0, 0.3, (like.rank, inputs)).astype(np.float32),
-            rng.normal(0, 0.3, (outputs, like.rank)).astype(np.float32),
+        layer.name: (
+            rng.normal(0, 0.3, (layout.rank_of(layer), layer.in_features)).astype(np.float32),
+            rng.normal(0, 0.3, (layer.out_features, layout.rank_of(layer))).astype(np.float32),
         )
-        for layer, (inputs, outputs) in layers.items()
+        for layer in layout.layers
     }
     mean = np.asarray(like.mean) + rng.normal(0, 1, like.mean.shape).astype(np.float32)
     return replace(like, name=name, adapter="low_rank", low_rank=pairs, mean=mean, domains=(name,))

@@ -121,7 +121,9 @@ def _check_adapter(expert: Expert, where: str) -> None:
             f"{where} says adapter low_rank and has rank {expert.rank} on {len(expert.low_rank)} layers; write it again"
         )
     for layer, (a, b) in expert.low_rank.items():
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != expert.rank or b.shape[1] != expert.rank:
+        # A layer may have a pair of full rank, a square B; which layers do is the bundle's to say.
+        ranks = (expert.rank, len(b)) if b.ndim == 2 else (expert.rank,)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or len(a) not in ranks:
             raise ExpertError(
                 f"{where}: layer {shown(layer)} has A {a.shape} and B {b.shape} for rank {expert.rank}; write it again"
             )
@@ -185,10 +187,11 @@ def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
         if layer.name not in expert.low_rank:
             raise ExpertError(f"{where} lacks layer {shown(layer.name)}; train it with the bundle's layers")
         a, b = expert.low_rank[layer.name]
-        if a.shape != (layout.rank, layer.in_features) or b.shape != (layer.out_features, layout.rank):
+        rank = layout.rank_of(layer)
+        if a.shape != (rank, layer.in_features) or b.shape != (layer.out_features, rank):
             raise ExpertError(
                 f"{where}: layer {shown(layer.name)} has A {a.shape} and B {b.shape} where this bundle needs "
-                f"({layout.rank}, {layer.in_features}) and ({layer.out_features}, {layout.rank}); train it on this base"
+                f"({rank}, {layer.in_features}) and ({layer.out_features}, {rank}); train it on this base"
             )
 
 

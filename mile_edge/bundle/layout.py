@@ -21,11 +21,15 @@ UNUSED_BIAS = -1e4
 
 @dataclass(frozen=True)
 class LowRankLayer:
-    """One adapted linear layer: A is (rank, in_features), B is (out_features, rank)."""
+    """One adapted linear layer: A is (rank, in_features), B is (out_features, rank); rank None is the layout's.
+
+    A convolution counts each number of its window as an input feature.
+    """
 
     name: str
     in_features: int
     out_features: int
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,17 @@ class LowRankLayout:
         offsets, position = {}, 0
         for layer in self.layers:
             offsets[layer.name] = position
-            position += self.rank * (layer.in_features + layer.out_features)
+            position += self.rank_of(layer) * (layer.in_features + layer.out_features)
         return offsets
 
     @cached_property
     def classifier_offset(self) -> int:
         """Where the classifier's weight starts, which is also how many numbers the adapters of one expert have."""
-        return sum(self.rank * (layer.in_features + layer.out_features) for layer in self.layers)
+        return sum(self.rank_of(layer) * (layer.in_features + layer.out_features) for layer in self.layers)
+
+    def rank_of(self, layer: LowRankLayer) -> int:
+        """Rank of one layer's pair."""
+        return self.rank if layer.rank is None else layer.rank
 
     @property
     def bias_offset(self) -> int:
@@ -144,12 +152,12 @@ class LowRankLayout:
         )
 
     def _views(self, row: NDArray[np.float32], layer: LowRankLayer) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        start = self._offsets[layer.name]
-        middle = start + self.rank * layer.in_features
-        end = middle + layer.out_features * self.rank
+        start, rank = self._offsets[layer.name], self.rank_of(layer)
+        middle = start + rank * layer.in_features
+        end = middle + layer.out_features * rank
         return (
-            row[start:middle].reshape(self.rank, layer.in_features),
-            row[middle:end].reshape(layer.out_features, self.rank),
+            row[start:middle].reshape(rank, layer.in_features),
+            row[middle:end].reshape(layer.out_features, rank),
         )
 
     @staticmethod

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mile_edge.bundle.gate import Gate, read_gate
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.bundle.strict_json import NAME, Fields, check_plain, parse_object
@@ -18,10 +19,7 @@ VOID = 255
 MAX_EXPERTS = 4096
 # The bank and the prototypes are allocated from these products, so a manifest may not ask for more than a robot has.
 MAX_BANK_NUMBERS = 2**31
-GATE_KINDS = ("mahalanobis", "cosine", "l2", "kmeans", "gaussian", "ridge", "probe", "semla", "uniform")
-# Kinds whose distance is a log-likelihood or a logit, which may lie below zero; each expert has two vectors there.
-SIGNED_KINDS = ("gaussian", "ridge", "probe")
-TAPS = ("early", "full")
+TAPS = ("entry", "early", "full")
 # What products of the frozen base compute in; "int8" leaves the rest in fp32 and "int8-fp16" in fp16.
 PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
 PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -58,25 +56,6 @@ class Network:
     def int8(self) -> bool:
         """Whether products of the frozen base are quantised."""
         return self.precision.startswith("int8")
-
-
-@dataclass(frozen=True)
-class Gate:
-    """How an expert is chosen, or several with weights.
-
-    thresholds: expert name -> distance beyond which a frame is novel.
-    top_k, tau: of kind "semla" only: how many experts are mixed, and the temperature of their weights.
-    """
-
-    kind: str
-    tap: str
-    dim: int
-    prototypes: int = 1
-    shrink: float = 0.001
-    hysteresis: float = 0.0
-    thresholds: dict[str, float] = field(default_factory=dict)
-    top_k: int | None = None
-    tau: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,7 +109,10 @@ class Manifest:
         """
         values = asdict(self)
         # What only some bundles have is left out of the others, so that older versions read those.
-        values["gate"] = {key: value for key, value in values["gate"].items() if value is not None}
+        values["gate"] = {key: value for key, value in values["gate"].items() if value not in (None, ())}
+        for layer in values["low_rank"]["layers"]:
+            if layer["rank"] is None:
+                del layer["rank"]
         try:
             check_plain(values)
         except ValueError as error:
@@ -205,9 +187,7 @@ def _manifest(fields: Fields) -> Manifest:
         fields.fail("base_graph.file", base_graph.file, "another file than network.file")
     capacity = fields.integer("capacity", 1, MAX_EXPERTS)
     experts = _experts(fields, capacity)
-    gate = _gate(fields.inner("gate"), {entry.name for entry in experts})
-    if gate.top_k is not None and gate.top_k > capacity + 1:
-        fields.fail("gate.top_k", gate.top_k, f"at most the {capacity + 1} rows of the bank")
+    gate = read_gate(fields.inner("gate"), TAPS, {entry.name for entry in experts}, capacity)
     if (capacity + 1) * max(low_rank.row_length, gate.prototypes * gate.dim) > MAX_BANK_NUMBERS:
         fields.fail("capacity", capacity, f"a bank of at most {MAX_BANK_NUMBERS} numbers")
     sensors = _sensors(fields)
@@ -249,6 +229,7 @@ def _layout(fields: Fields) -> LowRankLayout:
             name=entry.text("name"),
             in_features=entry.integer("in_features", 1, 2**20),
             out_features=entry.integer("out_features", 1, 2**20),
+            rank=None if entry.peek("rank") is None else entry.integer("rank", 1, 1024),
         )
         entry.finish()
         layers.append(layer)
@@ -262,23 +243,6 @@ def _layout(fields: Fields) -> LowRankLayout:
     )
     fields.finish()
     return layout
-
-
-def _gate(fields: Fields, names: set[str]) -> Gate:
-    kind = fields.choice("kind", GATE_KINDS)
-    tap = fields.choice("tap", TAPS)
-    dim = fields.integer("dim", 1, 4096)
-    prototypes = fields.integer("prototypes", 1, 1024)
-    shrink = fields.number("shrink", 0.0, 1.0)
-    hysteresis = fields.number("hysteresis", 0.0, 1e9)
-    thresholds = fields.inner("thresholds")
-    lowest = -1e30 if kind in SIGNED_KINDS else 0.0
-    calibrated = [name for name in sorted(names) if thresholds.peek(name) is not None]
-    values = {name: thresholds.number(name, lowest, 1e30) for name in calibrated}
-    thresholds.finish()
-    top_k, tau = (fields.integer("top_k", 1, 64), fields.number("tau", 1e-6, 1e9)) if kind == "semla" else (None, None)
-    fields.finish()
-    return Gate(kind, tap, dim, prototypes, shrink, hysteresis, values, top_k, tau)
 
 
 def _experts(fields: Fields, capacity: int) -> tuple[ExpertEntry, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mile_edge.bundle.manifest import TAPS
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import PRECISIONS
 from mile_edge.network.gates import KINDS
@@ -24,7 +25,7 @@ class ExportRecipe:
         size: (height, width) of the network.
         rank: of every low-rank pair.
         layers: regular expression of the adapted layers; the base's own choice where it is missing.
-        tap: ``early`` (one pass) or ``full`` (two passes).
+        tap: ``entry`` or ``early`` (one pass) or ``full`` (two passes).
         gate: its kind, see docs/methods.md.
         prototypes: K per expert.
         shrink: of the pooled covariance towards a multiple of the identity.
@@ -86,7 +87,7 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("precision", recipe.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         ("size", all(32 <= side <= 4096 and side % 8 == 0 for side in recipe.size), "multiples of 8 from 32 to 4096"),
         ("rank", _whole(recipe.rank, 1, 64), "1 to 64"),
-        ("tap", recipe.tap in {"early", "full"}, "early or full"),
+        ("tap", recipe.tap in TAPS, f"one of {', '.join(TAPS)}"),
         ("gate", recipe.gate in KINDS, f"one of {', '.join(KINDS)}"),
         ("prototypes", _whole(recipe.prototypes, 1, 64), "1 to 64"),
         ("shrink", _number(recipe.shrink) and 0 <= recipe.shrink <= 1, "between 0 and 1"),

@@ -54,12 +54,16 @@ class BaseDescription:
 
     Attributes:
         classifier: the last layer, a 1x1 convolution from hidden features to class scores.
+        entry: the first convolution; a gate that reads its product lets experts adapt every layer, this one too.
+        entry_norm: normalisation that follows it, through which such a gate reads, or ``None``.
         early_tap: module whose output feeds the gate in the same pass, before the first adapted layer.
         full_tap: module whose output feeds the gate when a second pass is accepted.
         adapted: regular expression of the layers that take the low-rank path when a recipe names none.
     """
 
     classifier: str
+    entry: str
+    entry_norm: str | None
     early_tap: str
     full_tap: str
     adapted: str
@@ -68,18 +72,24 @@ class BaseDescription:
 _DESCRIPTIONS: dict[str, BaseDescription] = {
     "segformer": BaseDescription(
         classifier="decode_head.classifier",
+        entry="segformer.stages.0.patch_embeddings.proj",
+        entry_norm="segformer.stages.0.patch_embeddings.layer_norm",
         early_tap="segformer.stages.0",
         full_tap="segformer.stages.3",
         adapted=r"segformer\.stages\.[123]\..*(q_proj|v_proj)",
     ),
     "mobilevit": BaseDescription(
         classifier="segmentation_head.classifier.convolution",
+        entry="mobilevit.conv_stem.convolution",
+        entry_norm=None,
         early_tap="mobilevit.encoder.layer.1",
         full_tap="mobilevit.encoder.layer.4",
         adapted=r"mobilevit\.encoder\.layer\.[234]\..*(query|value)",
     ),
     "espnetv2": BaseDescription(
         classifier="bu_dec_l4.merge_layer.3",
+        entry="base_net.level1.conv",
+        entry_norm=None,
         early_tap="base_net.level2_0",
         full_tap="base_net.level4.6",
         adapted=r"base_net\.level[34].*(proj_1x1|conv_1x1_exp)\.conv",

@@ -6,7 +6,7 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685. Here alpha/r is folded into B when
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -71,28 +71,19 @@ LowRankFunction = Callable[
 ]
 
 
-class LowRankLinear(nn.Module):
-    """A frozen linear layer (or a convolution with kernel 1) with a low-rank path beside it.
+class LowRankPath(nn.Module):
+    """A frozen layer with a path for one expert, or one per sample, beside it; what runs is in the subclasses.
 
-    In training the path is this module's own A (rank, in) and B (out, rank): A starts as Kaiming noise and B as zero,
-    so an untrained expert is exactly the base. After :meth:`route`, the path of each sample is read from the bank.
-
-    Attributes:
-        low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
+    In training the path is this module's own A (rank, in) and B (out, rank). After :meth:`route`, the path of each
+    sample is read from the bank.
     """
 
-    def __init__(self, frozen: nn.Module, rank: int) -> None:
+    def __init__(self, frozen: nn.Module, rank: int, in_features: int, out_features: int) -> None:
         super().__init__()
-        assert isinstance(frozen, (nn.Linear, nn.Conv2d))
         self.frozen = frozen.requires_grad_(False)
-        self.rank = rank
-        self.low_rank: LowRankFunction = low_rank
-        if isinstance(frozen, nn.Linear):
-            self.out_features, self.in_features = frozen.out_features, frozen.in_features
-        else:
-            self.out_features, self.in_features = frozen.out_channels, frozen.in_channels
-        self.lora_A = nn.Parameter(torch.empty(rank, self.in_features))
-        self.lora_B = nn.Parameter(torch.empty(self.out_features, rank))
+        self.rank, self.in_features, self.out_features = rank, in_features, out_features
+        self.lora_A = nn.Parameter(torch.empty(rank, in_features))
+        self.lora_B = nn.Parameter(torch.empty(out_features, rank))
         self._bank: torch.Tensor | None = None
         self._expert: torch.Tensor | None = None
         self._weights: torch.Tensor | None = None
@@ -101,9 +92,13 @@ class LowRankLinear(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Forget the expert: fresh A, zero B."""
-        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B)
+        """Forget the expert: the layer is the frozen one again."""
+        raise NotImplementedError
+
+    def trained(self) -> Iterator[nn.Parameter]:
+        """What training an expert changes."""
+        yield self.lora_A
+        yield self.lora_B
 
     def route(
         self,
@@ -127,16 +122,44 @@ class LowRankLinear(nn.Module):
         """Refuse to run until the next :meth:`route`: the gate has not chosen yet."""
         self._held = True
 
+    def _refuse_while_held(self) -> None:
+        if self._held:
+            raise RecipeError(
+                "an adapted layer lies before the tap, where no expert is chosen yet; change `layers` or `tap`"
+            )
+
+
+class LowRankLinear(LowRankPath):
+    """A frozen linear layer (or a convolution with kernel 1) with a low-rank path beside it.
+
+    A starts as Kaiming noise and B as zero, so an untrained expert is exactly the base.
+
+    Attributes:
+        low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
+    """
+
+    frozen: nn.Linear | nn.Conv2d
+
+    def __init__(self, frozen: nn.Module, rank: int) -> None:
+        assert isinstance(frozen, (nn.Linear, nn.Conv2d))
+        if isinstance(frozen, nn.Linear):
+            super().__init__(frozen, rank, frozen.in_features, frozen.out_features)
+        else:
+            super().__init__(frozen, rank, frozen.in_channels, frozen.out_channels)
+        self.low_rank: LowRankFunction = low_rank
+
+    def reset(self) -> None:
+        """Forget the expert: fresh A, zero B."""
+        nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
+        nn.init.zeros_(self.lora_B)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Same leading shape as ``x``, its features replaced by ``out_features``.
 
         Raises:
             RecipeError: the layer runs before the gate has chosen an expert.
         """
-        if self._held:
-            raise RecipeError(
-                "an adapted layer lies before the tap, where no expert is chosen yet; change `layers` or `tap`"
-            )
+        self._refuse_while_held()
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
         tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.errors import RecipeError
-from mile_edge.network.gates import PooledFeature, make_gate, make_mixture
+from mile_edge.network.gates import make_gate, make_mixture
 from mile_edge.network.low_rank_mix import mixed_classifier
 from mile_edge.network.pixels import normalise
 from mile_edge.network.pool import ExpertPool, replace_module
+from mile_edge.network.tap import Tap
 
 INPUTS = ("frames", "bank", "prototypes", "whitening", "gate_bias")
 OUTPUTS = ("mask", "confidence", "expert", "distance")
@@ -28,9 +29,12 @@ class OnePass(nn.Module):
         size: (height, width) of the frames.
         max_classes: rows of the classifier in a bank row.
         gate: its kind, one of ``gates.KINDS``.
-        tap: ``early`` (one pass) or ``full`` (the gate reads the last stage of an extra, adapter-free pass).
+        tap: ``entry`` or ``early`` (one pass) or ``full`` (the last stage of an extra, adapter-free pass).
         top_k: experts that a ``semla`` gate mixes.
         tau: its softmax's temperature.
+
+    Raises:
+        RecipeError: there is no such tap.
     """
 
     def __init__(
@@ -44,17 +48,13 @@ class OnePass(nn.Module):
         tau: float | None = None,
     ) -> None:
         super().__init__()
-        if tap not in {"early", "full"}:
-            raise RecipeError(f"tap {tap!r} is unknown; choose early (one pass) or full (two passes)")
         self.pool, self.size, self.tap = pool, size, tap
         self.layout = pool.layout(max_classes)
-        self.pooled = PooledFeature()
         self.gate, self.mixture = make_gate(gate), make_mixture(gate, top_k, tau)
         self._head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
         self._plain_head = pool.classifier
         replace_module(pool.base, pool.description.classifier, self._head)
-        description = pool.description
-        self._tap_module = pool.base.get_submodule(description.early_tap if tap == "early" else description.full_tap)
+        self._tap = Tap(pool.base, pool.description, tap)
 
     def forward(
         self,
@@ -80,9 +80,8 @@ class OnePass(nn.Module):
         pixels = normalise(frames.float().permute(0, 3, 1, 2) / 255).to(bank.dtype)
         routes: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-        def choose(_module: nn.Module, _inputs: object, output: object) -> None:
-            features = output[0] if isinstance(output, tuple) else output
-            expert, distance = self.gate(self.pooled(features), prototypes, whitening, gate_bias)
+        def choose(feature: torch.Tensor) -> None:
+            expert, distance = self.gate(feature, prototypes, whitening, gate_bias)
             routes.append((expert, distance))
             if self.mixture is None:
                 self._route(bank, expert)
@@ -91,9 +90,9 @@ class OnePass(nn.Module):
 
         for adapter in self.pool.adapters.values():
             adapter.hold()
-        hook = self._tap_module.register_forward_hook(choose)
+        hook = self._tap.on_feature(choose)
         try:
-            if self.tap == "full":
+            if self._tap.own_pass:
                 zeros = torch.zeros(frames.shape[0], dtype=torch.int64)
                 self._route(bank, zeros)
                 self.pool(pixels)

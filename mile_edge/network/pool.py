@@ -14,11 +14,17 @@ from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.errors import RecipeError
 from mile_edge.network.base import Base, BaseDescription, base_sha256, describe
-from mile_edge.network.low_rank import LowRankLinear
+from mile_edge.network.low_rank import LowRankLinear, LowRankPath
+from mile_edge.network.low_rank_entry import LowRankEntry
 
 
-def adaptable_layers(model: nn.Module, pattern: str) -> list[str]:
+def adaptable_layers(model: nn.Module, pattern: str, entry: str | None = None) -> list[str]:
     """Names of the linear layers and 1x1 convolutions that ``pattern`` matches in full, in the network's order.
+
+    Args:
+        model: the base.
+        pattern: regular expression.
+        entry: name of the network's first convolution, which may be adapted as well.
 
     Raises:
         RecipeError: the pattern is no regular expression, or matches nothing: an expert that silently adapts
@@ -28,7 +34,11 @@ def adaptable_layers(model: nn.Module, pattern: str) -> list[str]:
         matcher = re.compile(pattern)
     except re.error as error:
         raise RecipeError(f"layer pattern {pattern!r} is no regular expression ({error})") from error
-    candidates = [name for name, module in model.named_modules() if _is_linear(module)]
+    candidates = [
+        name
+        for name, module in model.named_modules()
+        if _is_linear(module) or (name == entry and LowRankEntry.fits(module))
+    ]
     chosen = [name for name in candidates if matcher.fullmatch(name)]
     if not chosen:
         raise RecipeError(
@@ -52,7 +62,7 @@ class ExpertPool(nn.Module):
         self.description: BaseDescription = describe(base)
         self.base_sha256 = base_sha256(base)
         self.base_parameters = sum(p.numel() for p in base.parameters())
-        names = adaptable_layers(base, pattern or self.description.adapted)
+        names = adaptable_layers(base, pattern or self.description.adapted, self.description.entry)
         if self.description.classifier in names:
             raise RecipeError(
                 f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own"
@@ -60,7 +70,7 @@ class ExpertPool(nn.Module):
         self.base = base
         self._own = tuple(parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
         self.rank = rank
-        self.adapters = {name: LowRankLinear(base.get_submodule(name), rank) for name in names}
+        self.adapters = {name: _path_beside(base.get_submodule(name), rank) for name in names}
         for name, adapter in self.adapters.items():
             replace_module(base, name, adapter)
 
@@ -71,14 +81,16 @@ class ExpertPool(nn.Module):
 
     def layout(self, max_classes: int) -> LowRankLayout:
         """Where each layer's numbers lie in a bank row."""
-        layers = tuple(LowRankLayer(n, a.in_features, a.out_features) for n, a in self.adapters.items())
+        layers = tuple(
+            LowRankLayer(name, path.in_features, path.out_features, None if path.rank == self.rank else path.rank)
+            for name, path in self.adapters.items()
+        )
         return LowRankLayout(self.rank, layers, self.classifier.in_channels, max_classes)
 
     def expert_parameters(self) -> Iterator[nn.Parameter]:
         """What training an expert changes: every A and B, and the classifier."""
         for adapter in self.adapters.values():
-            yield adapter.lora_A
-            yield adapter.lora_B
+            yield from adapter.trained()
         yield from self.classifier.parameters()
 
     def reset(self, num_classes: int) -> None:
@@ -132,6 +144,12 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` where ``name`` is."""
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module)
+
+
+def _path_beside(layer: nn.Module, rank: int) -> LowRankPath:
+    if LowRankEntry.fits(layer):
+        return LowRankEntry(cast("nn.Conv2d", layer))
+    return LowRankLinear(layer, rank)
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -213,8 +213,8 @@ def _random_expert(bundle: Bundle, number: int) -> Expert:
     own, layout = bundle.experts()[0], bundle.manifest.low_rank
     pairs = {
         layer.name: (
-            rng.normal(0, 0.02, (layout.rank, layer.in_features)).astype(np.float32),
-            rng.normal(0, 0.02, (layer.out_features, layout.rank)).astype(np.float32),
+            rng.normal(0, 0.02, (layout.rank_of(layer), layer.in_features)).astype(np.float32),
+            rng.normal(0, 0.02, (layer.out_features, layout.rank_of(layer))).astype(np.float32),
         )
         for layer in layout.layers
     }

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from mile_edge.bundle import Gate
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import DataError
 from mile_edge.network.base import Base, describe
-from mile_edge.network.gates import PooledFeature
 from mile_edge.network.pixels import to_pixels
+from mile_edge.network.tap import Tap
 
 # Of real domains, 32 gave the same accuracy within a frame (docs/methods.md); in fp16 they take half a scatter matrix.
 KEPT_FEATURES = 64
@@ -22,7 +21,7 @@ KEPT_FEATURES = 64
 
 @dataclass(frozen=True)
 class GateStatistics:
-    """Statistics of (count, D) features: mean (D,), scatter (D, D), centres (K, D) or ``None``."""
+    """Of (count, D) features: mean (D,), scatter (D, D), centres (K, D) or ``None``, N of them (N, D) or ``None``."""
 
     mean: np.ndarray
     scatter: np.ndarray
@@ -50,20 +49,17 @@ def gate_features(base: Base, frames: Iterable[LabelledFrame], size: tuple[int, 
     """The gate's feature of every frame, (N, D) float32.
 
     Args:
-        base: the frozen network, before or after a pool was made of it; at an early tap no adapter has run yet.
+        base: the frozen network, before or after a pool was made of it; at the first two taps no adapter has run yet.
         size: (height, width) of the network.
-        tap: ``early`` or ``full``; at ``full`` the adapters must be untrained.
+        tap: ``entry``, ``early`` or ``full``; at ``full`` the adapters must be untrained.
     """
-    description = describe(base)
-    module = base.get_submodule(description.early_tap if tap == "early" else description.full_tap)
-    pooled, found = PooledFeature(), []
+    found: list[np.ndarray] = []
 
-    def keep(_module: nn.Module, _inputs: object, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
-        features = output[0] if isinstance(output, tuple) else output
-        found.append(pooled(features)[0].numpy())
+    def keep(feature: torch.Tensor) -> None:
+        found.append(feature[0].numpy())
         raise _TappedError
 
-    hook = module.register_forward_hook(keep)
+    hook = Tap(base, describe(base), tap).on_feature(keep)
     try:
         for sample in frames:
             try:
