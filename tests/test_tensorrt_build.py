@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,11 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (pip i
 
 from mile_edge.bundle import Bundle
 from mile_edge.errors import BackendError
-from mile_edge.runtime.tensorrt.api import Api, find_api
+from mile_edge.runtime.tensorrt.api import find_api
 from mile_edge.runtime.tensorrt.backend import read_engine
 from mile_edge.runtime.tensorrt.build import BuildOptions, build_engine
 from mile_edge.runtime.tensorrt.device import DeviceInfo
-from mile_edge.runtime.tensorrt.manifest import EngineManifest, check_engine, engine_path, manifest_path
+from mile_edge.runtime.tensorrt.manifest import EngineManifest, EngineTensor, check_engine, engine_path, manifest_path
 from mile_edge.runtime.tensorrt.progress import BuildProgress
 
 API = find_api("tensorrt-rtx")
@@ -61,58 +61,33 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Path, Engin
     return bundle, *build_engine(bundle, API, BuildOptions(capabilities=("8.9",)), out)
 
 
-class Shapes:
-    """What the TensorRT network said of its tensors before it was built: an engine says so only on a device."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from mile_edge.runtime.tensorrt import build
-
-        self.inputs: dict[str, tuple[tuple[int, ...], str]] = {}
-        self.outputs: dict[str, tuple[tuple[int, ...], str]] = {}
-        plain = build._build
-
-        def looking(api: Api, builder: object, network: object, *rest: object) -> bytes:
-            for found, count, get in (
-                (self.inputs, network.num_inputs, network.get_input),
-                (self.outputs, network.num_outputs, network.get_output),
-            ):
-                for index in range(count):
-                    tensor = get(index)
-                    found[tensor.name] = (tuple(tensor.shape), tensor.dtype.name)
-            return plain(api, builder, network, *rest)
-
-        monkeypatch.setattr(build, "_build", looking)
-
-
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("experts", [16, 128])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_engines_are_built_for_every_precision_bank_and_batch(
     small: Callable[[str], Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     precision: str,
     experts: int,
     batch: int,
 ) -> None:
     bundle = with_capacity(small(precision), experts, tmp_path / "bundle")
-    seen = Shapes(monkeypatch)
     path, manifest = build_engine(bundle, API, BuildOptions(max_batch=batch, capabilities=("8.9",)))
     rows, length = experts + 1, bundle.manifest.low_rank.row_length
     bank = "HALF" if precision == "fp16" else "FLOAT"
-    assert seen.inputs == {
-        "frames": ((-1, 64, 96, 3), "UINT8"),
-        "bank": ((rows, length), bank),
-        "prototypes": ((rows, 1, 64), "FLOAT"),
-        "whitening": ((64, 64), "FLOAT"),
-        "gate_bias": ((-1, rows), "FLOAT"),
-    }
-    assert seen.outputs == {
-        "mask": ((-1, 64, 96), "UINT8"),
-        "confidence": ((-1, 64, 96), "UINT8"),
-        "expert": ((-1,), "INT32"),
-        "distance": ((-1, rows), "FLOAT"),
-    }
+    assert manifest.inputs == (
+        EngineTensor("frames", "UINT8", (-1, 64, 96, 3)),
+        EngineTensor("bank", bank, (rows, length)),
+        EngineTensor("prototypes", "FLOAT", (rows, 1, 64)),
+        EngineTensor("whitening", "FLOAT", (64, 64)),
+        EngineTensor("gate_bias", "FLOAT", (-1, rows)),
+    )
+    assert manifest.outputs == (
+        EngineTensor("mask", "UINT8", (-1, 64, 96)),
+        EngineTensor("confidence", "UINT8", (-1, 64, 96)),
+        EngineTensor("expert", "INT32", (-1,)),
+        EngineTensor("distance", "FLOAT", (-1, rows)),
+    )
     assert (manifest.precision, manifest.bank_rows, manifest.max_batch) == (precision, rows, batch)
     assert path == engine_path(bundle, "tensorrt-rtx")
     found, data = read_engine(path, bundle, API)
@@ -152,7 +127,7 @@ def test_another_device_is_refused_by_name(built: tuple[Bundle, Path, EngineMani
         check_engine(replace(manifest, device="NVIDIA L4"), bundle, API, DeviceInfo("NVIDIA RTX 4090", "8.9"))
 
 
-@pytest.mark.parametrize("field", list(asdict(EngineManifest(*[None] * 17))))  # type: ignore[arg-type]
+@pytest.mark.parametrize("field", [field.name for field in fields(EngineManifest)])
 def test_a_manifest_without_a_field_is_refused_by_name(
     built: tuple[Bundle, Path, EngineManifest], tmp_path: Path, field: str
 ) -> None:
@@ -162,6 +137,28 @@ def test_a_manifest_without_a_field_is_refused_by_name(
     del values[field]
     manifest_path(engine).write_text(json.dumps(values))
     with pytest.raises(BackendError, match=f"field {field} is missing"):
+        EngineManifest.read(engine, bundle.path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "where"),
+    [
+        ({"name": ""}, r"inputs\[1\]\.name"),
+        ({"type": "half"}, r"inputs\[1\]\.type"),
+        ({"shape": [1.0]}, r"inputs\[1\]\.shape\[0\]"),
+        ({"shape": [-2]}, r"inputs\[1\]\.shape\[0\]"),
+        ({"stride": 1}, r"inputs\[1\]\.stride"),
+    ],
+)
+def test_a_tensor_that_cannot_be_is_refused_by_name(
+    built: tuple[Bundle, Path, EngineManifest], tmp_path: Path, wrong: dict[str, object], where: str
+) -> None:
+    bundle, _, manifest = built
+    engine = tmp_path / "x.engine"
+    values = asdict(manifest)
+    values["inputs"][1].update(wrong)
+    manifest_path(engine).write_text(json.dumps(values))
+    with pytest.raises(BackendError, match=where):
         EngineManifest.read(engine, bundle.path)
 
 

@@ -76,10 +76,9 @@ def run(args: argparse.Namespace) -> int:
 
         path, manifest = build_engine(bundle, api, options, args.out, report)
         bar.update(line, description="built", completed=1.0)
-    account = {"engine": str(path), **asdict(manifest)}
     if args.json:
-        print(json.dumps(account))
+        print(json.dumps({"engine": str(path), **asdict(manifest)}))
         return 0
-    for key, value in account.items():
-        print(f"{key:>16}: {', '.join(value) if isinstance(value, tuple) else value}")
+    for key, value in {"engine": path, **vars(manifest)}.items():
+        print(f"{key:>16}: {', '.join(map(str, value)) if isinstance(value, tuple) else value}")
     return 0

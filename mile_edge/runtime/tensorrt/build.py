@@ -16,7 +16,7 @@ from mile_edge.errors import BackendError
 from mile_edge.runtime.tensorrt import plugin as low_rank_plugin
 from mile_edge.runtime.tensorrt.api import Api, capability_member, logger_for
 from mile_edge.runtime.tensorrt.device import DeviceInfo, find_device
-from mile_edge.runtime.tensorrt.manifest import EngineManifest, engine_path, manifest_path
+from mile_edge.runtime.tensorrt.manifest import EngineManifest, EngineTensor, engine_path, manifest_path
 from mile_edge.runtime.tensorrt.progress import BuildProgress, aside, monitor
 
 _MAX_GRAPH = 1 << 31
@@ -73,9 +73,9 @@ def build_engine(
     device = _device(api)
     capabilities = _capabilities(api, options, device)
     stop = threading.Event()
-    data, plugin_sha, timings = aside(stop, lambda: _engine(bundle, api, options, capabilities, report, stop))
-    if timings is not None and options.timing_cache is not None:
-        _write(options.timing_cache, timings)
+    built = aside(stop, lambda: _engine(bundle, api, options, capabilities, report, stop))
+    if built.timings is not None and options.timing_cache is not None:
+        _write(options.timing_cache, built.timings)
     manifest = EngineManifest(
         backend=api.name,
         version=api.version,
@@ -88,17 +88,28 @@ def build_engine(
         row_length=bundle.manifest.low_rank.row_length,
         prototypes=bundle.manifest.gate.prototypes,
         dim=bundle.manifest.gate.dim,
+        inputs=built.inputs,
+        outputs=built.outputs,
         capabilities=capabilities,
         device=None if api.is_rtx or device is None else device.name,
-        plugin_sha256=plugin_sha,
-        engine_sha256=hashlib.sha256(data).hexdigest(),
-        engine_bytes=len(data),
+        plugin_sha256=built.plugin_sha256,
+        engine_sha256=hashlib.sha256(built.engine).hexdigest(),
+        engine_bytes=len(built.engine),
         build_seconds=round(time.monotonic() - started, 1),
     )
     # The manifest comes last: a kill in between leaves an engine whose hash the older manifest refuses.
-    _write(out, data)
+    _write(out, built.engine)
     _write(manifest_path(out), manifest.to_json().encode())
     return out, manifest
+
+
+@dataclass(frozen=True)
+class _Built:
+    engine: bytes
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+    plugin_sha256: str | None
+    timings: bytes | None
 
 
 def _engine(
@@ -108,16 +119,16 @@ def _engine(
     capabilities: tuple[str, ...],
     report: Callable[[BuildProgress], None],
     stop: threading.Event,
-) -> tuple[bytes, str | None, bytes | None]:
-    """The engine, the plugin's SHA-256 and the timing cache, the latter two where there are any."""
+) -> _Built:
     logger, first_error = logger_for(api)
     plugin_sha = _load_plugin(api, options, logger)
     builder = api.module.Builder(logger)
     network = _parse(bundle, api, builder, logger, with_plugin=plugin_sha is not None)
     config = _config(bundle, api, builder, network, options, capabilities)
     cache = None if api.is_rtx else _timing_cache(config, options)
-    data = _build(api, builder, network, config, report, stop, first_error)
-    return data, plugin_sha, None if cache is None else bytes(cache.serialize())
+    inputs, outputs = _tensors(network)
+    engine = _build(api, builder, network, config, report, stop, first_error)
+    return _Built(engine, inputs, outputs, plugin_sha, None if cache is None else bytes(cache.serialize()))
 
 
 def _check(options: BuildOptions) -> None:
@@ -180,14 +191,22 @@ def _parse(bundle: Bundle, api: Api, builder: Any, logger: Any, *, with_plugin: 
     if not (low_rank_plugin.parse(api, parser, graph) if with_plugin else parser.parse_from_file(str(graph))):
         why = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise BackendError(f"{api.name} {api.version} refuses {named(graph)} ({why.splitlines()[0]})")
-    for kind, wanted, count, get in (
-        ("input", _INPUTS, network.num_inputs, network.get_input),
-        ("output", _OUTPUTS, network.num_outputs, network.get_output),
-    ):
-        tensors = {get(index).name: get(index).dtype.name for index in range(count)}
+    inputs, outputs = _tensors(network)
+    for kind, wanted, listed in (("input", _INPUTS, inputs), ("output", _OUTPUTS, outputs)):
+        tensors = {tensor.name: tensor.type for tensor in listed}
         if set(tensors) != set(wanted) or any(kind and tensors[name] != kind for name, kind in wanted.items()):
             raise BackendError(f"graph {named(graph)} has the {kind}s {tensors}; export the bundle again")
     return network
+
+
+def _tensors(network: Any) -> tuple[tuple[EngineTensor, ...], tuple[EngineTensor, ...]]:
+    """Inputs and outputs, with the shapes that they have at this moment."""
+
+    def listed(count: int, get: Callable[[int], Any]) -> tuple[EngineTensor, ...]:
+        tensors = map(get, range(count))
+        return tuple(EngineTensor(tensor.name, tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors)
+
+    return listed(network.num_inputs, network.get_input), listed(network.num_outputs, network.get_output)
 
 
 def _config(

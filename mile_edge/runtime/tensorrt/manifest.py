@@ -24,6 +24,26 @@ SCHEMA = 1
 ENGINES = "engines"
 _MAX_JSON = 1 << 16
 _CAPABILITY = re.compile(r"\d{1,2}\.\d")
+_TYPE = re.compile(r"[A-Z][A-Z0-9]{0,15}")
+
+
+@dataclass(frozen=True)
+class EngineTensor:
+    """One input or output as the engine was built for it: an engine itself says so only on a device.
+
+    Attributes:
+        name: in the graph.
+        type: as TensorRT calls it, such as "UINT8" or "HALF".
+        shape: -1 where the batch may vary.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """Such as ``frames UINT8 -1x480x640x3``."""
+        return f"{self.name} {self.type} {'x'.join(map(str, self.shape))}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ class EngineManifest:
         max_batch: largest batch; the smallest is 1.
         bank_rows, row_length: shape of the ``bank`` input, capacity + 1 rows.
         prototypes, dim: K and D of the ``prototypes`` input.
+        inputs, outputs: every tensor, in the graph's order.
         capabilities: compute capabilities it runs on, such as ("8.7",).
         device: name of the device it was tuned on; ``None`` for portable RTX engines.
         plugin_sha256: of the plugin library that it needs; ``None`` where native layers serve.
@@ -57,6 +78,8 @@ class EngineManifest:
     row_length: int
     prototypes: int
     dim: int
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
     capabilities: tuple[str, ...]
     device: str | None
     plugin_sha256: str | None
@@ -108,6 +131,8 @@ def _manifest(fields: Fields) -> EngineManifest:
         row_length=fields.integer("row_length", 1, 1 << 31),
         prototypes=fields.integer("prototypes", 1, 1 << 16),
         dim=fields.integer("dim", 1, 1 << 16),
+        inputs=tuple(map(_tensor, fields.inners("inputs", 1, 16))),
+        outputs=tuple(map(_tensor, fields.inners("outputs", 1, 16))),
         capabilities=capabilities,
         device=_or_none(fields, "device", fields.text),
         plugin_sha256=_or_none(fields, "plugin_sha256", fields.sha256),
@@ -118,6 +143,16 @@ def _manifest(fields: Fields) -> EngineManifest:
     )
     fields.finish()
     return manifest
+
+
+def _tensor(fields: Fields) -> EngineTensor:
+    name, kind = fields.text("name", 64), fields.matching("type", _TYPE, 'a type such as "UINT8"')
+    shape = fields.items("shape", 0, 8)
+    for index, side in enumerate(shape):
+        if type(side) is not int or not -1 <= side <= 1 << 31:
+            fields.fail(fields.path(f"shape[{index}]"), side, f"a whole number from -1 to {1 << 31}")
+    fields.finish()
+    return EngineTensor(name, kind, tuple(shape))
 
 
 def _or_none(fields: Fields, key: str, read: Callable[[str], str]) -> str | None:
