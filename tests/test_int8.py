@@ -129,7 +129,7 @@ def test_experts_come_and_go_on_an_int8_bundle_and_leave_the_others_bit_identica
     with Segmenter.open(tmp_path / "bundle", hysteresis=0) as segmenter:
         segmenter.pin("fog")
         before = segmenter(noise(0))
-        write_expert(tmp_path / "rain.safetensors", _another(int8, "rain"))
+        write_expert(tmp_path / "rain.safetensors", random_expert(int8, "rain", 7))
         segmenter.add_expert(tmp_path / "rain.safetensors")
         after = segmenter(noise(0))
         segmenter.pin("rain")
@@ -139,10 +139,6 @@ def test_experts_come_and_go_on_an_int8_bundle_and_leave_the_others_bit_identica
         last = segmenter(noise(0))
     for other in (after, last):
         assert (before.mask == other.mask).all() and (before.confidence == other.confidence).all()
-
-
-def _another(bundle: Bundle, name: str):  # type: ignore[no-untyped-def]
-    return random_expert(bundle, name, 7)
 
 
 def test_an_expert_fits_source_and_int8_alike(source: Bundle, int8: Bundle, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -86,7 +88,7 @@ def test_activations_that_overflow_are_refused() -> None:
         ({"exclude": ("(",)}, "'(', no regular expression"),
     ],
 )
-def test_settings_that_cannot_work_are_named_with_what_would(settings_: dict[str, object], words: str) -> None:
+def test_settings_that_cannot_work_are_named_with_what_would(settings_: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError) as refusal:
-        Int8Recipe(**settings_)  # type: ignore[arg-type]
+        Int8Recipe(**settings_)
     assert words in str(refusal.value)

@@ -12,7 +12,7 @@ from torch import nn
 
 from mile_edge.errors import RecipeError
 from mile_edge.training.augment import Augmentation
-from mile_edge.training.fit import Schedule, fit
+from mile_edge.training.fit import Progress, Schedule, fit
 from mile_edge.training.optimiser import Optimiser
 from workshop import SIZE, noisy_frames
 
@@ -32,8 +32,8 @@ class Small(nn.Module):
 
 
 def train(kind: str, checkpoint: Path | None, stop: int = 0) -> dict[str, torch.Tensor]:
-    def report(progress: object) -> None:
-        if stop and progress.step == stop:  # type: ignore[attr-defined]
+    def report(progress: Progress) -> None:
+        if stop and progress.step == stop:
             raise KeyboardInterrupt
 
     torch.manual_seed(0)

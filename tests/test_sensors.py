@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,9 +137,9 @@ def test_an_image_that_the_sensor_cannot_have_is_refused(profile: SensorProfile,
         ({"kind": "thermal", "minimum": 300, "maximum": 300}, "end above its start"),
     ],
 )
-def test_a_profile_that_cannot_work_is_refused_in_one_sentence(values: object, words: str) -> None:
+def test_a_profile_that_cannot_work_is_refused_in_one_sentence(values: Any, words: str) -> None:
     with pytest.raises(SensorError, match=words) as caught:
-        SensorProfile.from_dict(values)  # type: ignore[arg-type]
+        SensorProfile.from_dict(values)
     assert "\n" not in str(caught.value)
 
 

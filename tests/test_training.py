@@ -23,7 +23,7 @@ from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.network.pool import ExpertPool
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.expert import ExpertTask, train_expert
-from mile_edge.training.fit import Schedule, fit
+from mile_edge.training.fit import Progress, Schedule, fit
 from mile_edge.training.statistics import gate_features, summarise
 from workshop import SIZE, noisy_frames
 
@@ -57,8 +57,8 @@ def weights(network: ExpertPool) -> dict[str, torch.Tensor]:
 def run(
     network: ExpertPool, schedule: Schedule, checkpoint: Path | None, frames: list[LabelledFrame], stop: int = 0
 ) -> None:
-    def report(progress: object) -> None:
-        if stop and progress.step == stop:  # type: ignore[attr-defined]
+    def report(progress: Progress) -> None:
+        if stop and progress.step == stop:
             raise KeyboardInterrupt
 
     torch.manual_seed(0)

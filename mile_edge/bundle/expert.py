@@ -81,6 +81,7 @@ class Expert:
             return NotImplemented
         return all(_same(getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
 
+    # Equal by value and full of arrays: no hash. The ignore is what typeshed itself does for such a class.
     __hash__ = None  # type: ignore[assignment]
 
 

@@ -75,7 +75,7 @@ def _is_shallow(valid: bytes) -> bool:
 
 def check_plain(value: object) -> None:
     """Raise ValueError unless a value is JSON of bounded depth with finite numbers and encodable text."""
-    pending: list[tuple[object, int]] = [([value], 0)]
+    pending: list[tuple[dict[Any, Any] | list[Any] | tuple[Any, ...], int]] = [([value], 0)]
     while pending:
         container, depth = pending.pop()
         if depth > MAX_DEPTH:
@@ -85,7 +85,7 @@ def check_plain(value: object) -> None:
                 raise ValueError("has a key that is not text")
             children = [*container, *container.values()]
         else:
-            children = list(container)  # type: ignore[call-overload]
+            children = list(container)
         for child in children:
             if isinstance(child, (dict, list, tuple)):
                 pending.append((child, depth + 1))

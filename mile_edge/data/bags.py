@@ -27,7 +27,7 @@ from mile_edge.data.storage.mcap_records import MAGIC as MCAP_MAGIC
 from mile_edge.data.storage.records import Record, Storage, add_loss
 from mile_edge.data.storage.rosbag1 import Rosbag1Storage
 from mile_edge.data.storage.rosbag1_scan import MAGIC as ROSBAG1_MAGIC
-from mile_edge.data.storage.segments import unpack_file, unpack_message
+from mile_edge.data.storage.segments import UnpackedFile, unpack_message
 from mile_edge.data.storage.sqlite import SqliteStorage
 from mile_edge.errors import BagError
 
@@ -218,7 +218,7 @@ def _open_storage(path: Path, stack: ExitStack) -> Storage:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mile-edge-bag-")))
             plain = folder / path.name.removesuffix(".zstd")
             with path.open("rb") as packed, plain.open("wb") as target:
-                shutil.copyfileobj(unpack_file(packed), target)
+                shutil.copyfileobj(UnpackedFile(packed), target)
             return _open_storage(plain, stack)
         # A damaged first page may hide the magic: then the name decides.
         opener = _STORAGES.get(kind or path.suffix)

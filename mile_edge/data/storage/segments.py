@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from lz4.frame import LZ4FrameDecompressor  # type: ignore[import-untyped]
+from lz4.frame import LZ4FrameDecompressor
 
 from mile_edge.data.storage.records import DAMAGED_CHUNK, DAMAGED_RECORD, Record, add_loss
 
@@ -148,21 +148,14 @@ def unpack_message(data: bytes | memoryview) -> bytes:
         raise ValueError("a compressed message is damaged") from problem
 
 
-def unpack_file(packed: BinaryIO) -> BinaryIO:
-    """Open a zstd-compressed file for reading.
-
-    Reading raises EOFError or OSError where it is damaged.
-    """
-    return _Unpacked(packed)  # type: ignore[return-value]
-
-
-class _Unpacked:
-    """Just enough of a file for shutil.copyfileobj; what follows damage is given up and not raised."""
+class UnpackedFile:
+    """A zstd-compressed file as far as shutil.copyfileobj needs one; what follows damage is given up, not raised."""
 
     def __init__(self, packed: BinaryIO) -> None:
         self._stream = zstd.open(packed, "rb")
 
     def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes, none at the end or from where it is damaged."""
         try:
             return bytes(self._stream.read(size))
         except (zstd.ZstdError, EOFError, OSError):

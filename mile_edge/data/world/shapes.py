@@ -83,7 +83,8 @@ _LEAVES: tuple[Colour, ...] = (
 
 def _jitter(rng: Random, colour: Colour, amount: float = 0.25) -> Colour:
     gain = 1.0 + rng.uniform(-amount, amount)
-    return tuple(max(0.0, c * gain * (1.0 + rng.uniform(-0.08, 0.08))) for c in colour)  # type: ignore[return-value]
+    red, green, blue = (max(0.0, c * gain * (1.0 + rng.uniform(-0.08, 0.08))) for c in colour)
+    return red, green, blue
 
 
 def car(rng: Random, pose: Pose, driving: bool) -> list[Row]:

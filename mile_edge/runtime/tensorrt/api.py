@@ -98,7 +98,8 @@ def logger_for(api: Api) -> tuple[Any, Callable[[], str | None]]:
     }
     errors: list[str] = []
 
-    class Logger(trt.ILogger):  # type: ignore[name-defined,misc]
+    # Its base is known only once one of several TensorRT modules is chosen.
+    class Logger(trt.ILogger):  # type: ignore[name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

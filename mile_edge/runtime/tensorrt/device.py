@@ -135,7 +135,7 @@ class PinnedArray:
         size = max(1, count * dtype.itemsize)
         self.address = int(checked(runtime().cudaHostAlloc(size, _PAGE_LOCKED), f"pinning {size} bytes"))
         memory = (ctypes.c_uint8 * size).from_address(self.address)
-        self.array: np.ndarray = np.frombuffer(memory, dtype, count).reshape(shape)  # type: ignore[call-overload]
+        self.array: np.ndarray = np.ctypeslib.as_array(memory)[: count * dtype.itemsize].view(dtype).reshape(shape)
 
     def close(self) -> None:
         """Give the memory back; the view must not be used any more."""

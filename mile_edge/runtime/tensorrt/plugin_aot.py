@@ -139,10 +139,10 @@ def register(api: Api, folder: Path, capability: str) -> None:
     plugin_id = f"{NAMESPACE}::{NAME}"
 
     # No annotations here: tensorrt.plugin reads them as types of its own, which exist only once it is imported.
-    def describe(product, bias, x, bank, expert, a_start, b_start, rank):  # type: ignore[no-untyped-def]
+    def describe(product, bias, x, bank, expert, a_start, b_start, rank):
         return product.like()
 
-    def compiled(product, bias, x, bank, expert, a_start, b_start, rank, outputs, tactic):  # type: ignore[no-untyped-def]
+    def compiled(product, bias, x, bank, expert, a_start, b_start, rank, outputs, tactic):
         sizes = LayerSizes(
             half=product.dtype == api.module.float16,
             inputs=x.shape_expr[2].constant_value(),

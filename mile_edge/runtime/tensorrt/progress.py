@@ -66,7 +66,7 @@ def monitor(api: Api, report: Callable[[BuildProgress], None], stop: threading.E
     trt = api.module
 
     # Its base is known only once one of several TensorRT modules is chosen.
-    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined,misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         """Turns TensorRT's tree of phases into one share between 0 and 1."""
 
         def __init__(self) -> None:

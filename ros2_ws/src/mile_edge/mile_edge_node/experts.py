@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Sequence
+from array import array
 from pathlib import Path
 
 from mile_edge.errors import ExpertError
 from mile_edge.runtime import Segmenter
 
 
-def add_from(segmenter: Segmenter, path: str, data: Sequence[int], sha256: str, name: str, max_bytes: int) -> str:
+def add_from(segmenter: Segmenter, path: str, data: bytes | array[int], sha256: str, name: str, max_bytes: int) -> str:
     """Add an expert file that lies on the robot or was sent whole; frames keep flowing.
 
     Args:
         segmenter: open.
         path: the file; empty where `data` is given.
-        data: an expert file's bytes, as anything with the buffer protocol.
+        data: an expert file's bytes; the array is how a message holds them.
         sha256: of `data`, in hexadecimal digits.
         name: another name than the file's own, or empty.
         max_bytes: larger files are refused before they are read.
@@ -33,7 +33,7 @@ def add_from(segmenter: Segmenter, path: str, data: Sequence[int], sha256: str, 
     if path:
         _check_size(_size(path), max_bytes, path)
         return segmenter.add_expert(path, name or None)
-    view = memoryview(data).cast("B")  # type: ignore[arg-type]
+    view = memoryview(data).cast("B")
     _check_size(len(view), max_bytes, "the data sent")
     found = hashlib.sha256(view).hexdigest()
     if found != sha256.strip().lower():

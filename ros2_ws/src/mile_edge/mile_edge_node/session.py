@@ -54,7 +54,7 @@ class Session:
             stored = self.segmenter.manifest.sensors
             self.sensors = {name: make_sensor(name, settings.sensor(name), stored) for name in names}
             self.pin(settings["expert"], "")
-        except Exception:
+        except Exception:  # whatever the settings do, a session that never began gives its backend's memory back
             self.segmenter.close()
             raise
         self.tallies = {name: SensorTally() for name in names}
