@@ -14,12 +14,16 @@ from mile_edge.cli.main import _COMMANDS, main
 REFERENCE = Path(__file__).parents[1] / "bundles" / "reference"
 
 
-@pytest.mark.parametrize("command", sorted(_COMMANDS))
+FORMS = ("calibrate gate", "calibrate int8", "experts add", "experts list", "experts remove", "experts verify")
+FORMS += ("peft export", "peft import", "train base", "train expert")
+
+
+@pytest.mark.parametrize("command", [*sorted(_COMMANDS), *FORMS])
 def test_every_command_explains_itself_with_examples(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert end.value.code == 0
-    assert f"mile-edge {command}" in capsys.readouterr().out
+    assert f"\n  mile-edge {command.split()[0]}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,13 @@ def add_parser(subparsers: Any) -> None:
         ("remove", _remove, "remove an expert; works also when its file is damaged"),
         ("verify", _verify, "check every file against its hash and every expert against the base; exit 1 on problems"),
     ):
-        command = actions.add_parser(action, help=text, description=text[0].upper() + text[1:] + ".")
+        command = actions.add_parser(
+            action,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=EPILOG,
+            formatter_class=parser.formatter_class,
+        )
         command.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
         if action == "add":
             command.add_argument("file", metavar="FILE", help="an expert file (.safetensors)")

@@ -20,12 +20,22 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "peft", help="experts from and for PEFT", epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     forms = parser.add_subparsers(dest="form", required=True, metavar="import|export")
-    out = forms.add_parser("export", help="write an expert as a PEFT LoRA folder")
+    out = forms.add_parser(
+        "export",
+        help="write an expert as a PEFT LoRA folder",
+        epilog=_EXAMPLES,
+        formatter_class=parser.formatter_class,
+    )
     out.add_argument("bundle", type=Path)
     out.add_argument("expert", help="name of the expert")
     out.add_argument("folder", type=Path, help="folder to write")
     out.set_defaults(run=_export)
-    into = forms.add_parser("import", help="make an expert file of a PEFT LoRA folder")
+    into = forms.add_parser(
+        "import",
+        help="make an expert file of a PEFT LoRA folder",
+        epilog=_EXAMPLES,
+        formatter_class=parser.formatter_class,
+    )
     into.add_argument("bundle", type=Path)
     into.add_argument("folder", type=Path, help="folder with adapter_config.json")
     into.add_argument("--name", required=True, help="the expert's name")
