@@ -18,7 +18,7 @@ help:
 	@echo "make test-ros   build the ROS 2 workspace and test the node over DDS; one line where there is no ROS 2"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
-	@echo "make camvid     train base and dusk expert on the real CamVid frames (39 minutes of training when measured)"
+	@echo "make camvid     train base and dusk expert on the real CamVid frames (41 minutes of training when measured)"
 
 $(ROBOT)/.installed: pyproject.toml
 	$(call environment,$(ROBOT))
