@@ -3,10 +3,11 @@
 from mile_edge.bundle.checks import check_expert
 from mile_edge.bundle.derive import derive_bundle
 from mile_edge.bundle.expert import Expert, expert_bytes, read_expert, write_expert
+from mile_edge.bundle.gate import Gate
 from mile_edge.bundle.labels import ClassLabel
 from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
 from mile_edge.bundle.loading import verify_bundle
-from mile_edge.bundle.manifest import BaseInfo, ExpertEntry, Gate, Manifest, Network
+from mile_edge.bundle.manifest import BaseInfo, ExpertEntry, Manifest, Network
 from mile_edge.bundle.store import Bundle, remove_expert
 
 __all__ = [

@@ -41,6 +41,7 @@ class Expert:
     mean: (D,) mean of the gate's feature over `count` frames.
     scatter: (D, D) sum of outer products of the centred features.
     prototypes: (K, D) for a k-means gate, or None: the mean is the only prototype.
+    attributes: what its frames have in common with some other experts', such as "night"; empty = sensors and domains.
     features: (N, D) gate features of N frames, kept for a gate that is fitted on those of all experts, or None.
     sensors: kinds it was trained for, empty = any; domains: conditions it was trained in, "*" = any.
     training, scores: JSON objects for people and reports; nothing reads a decision from them.
@@ -64,6 +65,7 @@ class Expert:
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     features: FLOATS | None = None
+    attributes: tuple[str, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk: "adapter" (fp16), "head" (fp32) and "gate" (statistics in fp32, kept features in fp16)."""
@@ -114,7 +116,7 @@ def expert_bytes(expert: Expert) -> bytes:
         ExpertError: it would be refused on reading, also because a number of A or B does not fit fp16.
     """
     where = f"expert {shown(expert.name)}"
-    for name in ("training", "scores", "sensors", "domains"):
+    for name in ("training", "scores", "sensors", "domains", "attributes"):
         try:
             check_plain(getattr(expert, name))
         except ValueError as error:
@@ -138,6 +140,8 @@ def expert_bytes(expert: Expert) -> bytes:
         "training": json.dumps(expert.training, sort_keys=True),
         "scores": json.dumps(expert.scores, sort_keys=True),
     }
+    if expert.attributes:
+        metadata["attributes"] = json.dumps(list(expert.attributes))
     metadata["digest"] = _digest(tensors, metadata)
     data = write_tensors(tensors, metadata)
     parse_expert(data, where)
@@ -185,7 +189,7 @@ def _structured(metadata: dict[str, str]) -> Fields:
         text = metadata.get(key, "")
         if text.isascii() and text.isdigit() and len(text) <= 16:
             values[key] = int(text)
-    for key in ("classes", "sensors", "domains", "training", "scores"):
+    for key in ("classes", "sensors", "domains", "attributes", "training", "scores"):
         if key in metadata:
             try:
                 values[key] = parse_value(metadata[key])
@@ -241,6 +245,7 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         training=meta.mapping("training"),
         scores=meta.mapping("scores"),
         features=plain.get("gate.features"),
+        attributes=() if meta.peek("attributes") is None else _names(meta, "attributes"),
     )
     meta.finish()
     return expert

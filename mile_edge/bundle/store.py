@@ -16,6 +16,7 @@ from mile_edge.bundle import commit
 from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.expert import MAX_BYTES, Expert, expert_bytes, parse_expert
 from mile_edge.bundle.files import named, read_regular
+from mile_edge.bundle.gate import Gate
 from mile_edge.bundle.loading import (
     check_network,
     load_expert,
@@ -25,7 +26,7 @@ from mile_edge.bundle.loading import (
     verify_bundle,
 )
 from mile_edge.bundle.lock import locked
-from mile_edge.bundle.manifest import ExpertEntry, Gate, Manifest, Network, expert_file
+from mile_edge.bundle.manifest import ExpertEntry, Manifest, Network, expert_file
 from mile_edge.bundle.strict_json import NAME, shown
 from mile_edge.errors import BundleError, ExpertError
 

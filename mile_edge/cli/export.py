@@ -26,7 +26,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("base", help="folder of the base, a hub name, or random:segformer-b0..b5")
     parser.add_argument(
-        "--recipe", type=Path, required=True, help="YAML file: precision, size, rank, layers, tap, gate, capacity"
+        "--recipe",
+        type=Path,
+        required=True,
+        help="YAML file: precision, size, rank, layers, tap, gate (top_k, tau, attributes), capacity",
     )
     parser.add_argument(
         "--data", nargs="+", type=Path, required=True, help="folders the base was trained on, for the gate"
@@ -35,6 +38,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
     parser.add_argument("--own", default="base", help="name of the base as an expert, row 0 (default base)")
     parser.add_argument("--domains", type=names, help="domains the base itself is right for (default: the data's)")
+    parser.add_argument("--attributes", type=names, help="what the base's frames show, for an attribute gate")
     parser.add_argument(
         "--experts", nargs="*", type=Path, default=[], metavar="FILE", help="expert files of this base to add at once"
     )
@@ -62,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
         raise DataError(f"{args.out} exists already; remove it or choose another folder")
     sensors = tuple(sorted({folder.sensor for folder in data}))
     domains = args.domains or tuple(sorted({folder.domain for folder in data}))
-    own = base_expert(base, recipe, classes, [f for folder in data for f in folder], args.own, sensors, domains)
+    frames_of_base = [frame for folder in data for frame in folder]
+    own = base_expert(
+        base, recipe, classes, frames_of_base, args.own, sensors, domains, attributes=args.attributes or ()
+    )
     bundle = export_bundle(base, own, recipe, args.out, name=args.name)
     for file in args.experts:
         bundle = bundle.add(file)

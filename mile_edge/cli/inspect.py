@@ -101,6 +101,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
             "shrink": gate.shrink,
             "hysteresis": gate.hysteresis,
             "thresholds": gate.thresholds,
+            **({"top_k": gate.top_k, "tau": gate.tau} if gate.kind == "semla" else {}),
+            **({"attributes": list(gate.attributes)} if gate.kind == "attribute" else {}),
         },
         "classes": _classes(manifest.classes),
         "sensors": manifest.sensors,
@@ -119,6 +121,8 @@ def expert_facts(expert: Expert) -> dict[str, Any]:
         "classes": _classes(expert.classes),
         "gate_dim": int(expert.mean.size),
         "prototypes": 1 if expert.prototypes is None else len(expert.prototypes),
+        "kept_features": 0 if expert.features is None else len(expert.features),
+        "attributes": list(expert.attributes),
         "update_norms": {layer: _update_norm(a, b) for layer, (a, b) in expert.low_rank.items()},
         "training": expert.training,
     }
@@ -144,6 +148,10 @@ def _bundle_screen(bundle: Bundle, facts: dict[str, Any]) -> Group:
     row = f"{low_rank['numbers_per_row']:,} in a row, bank {size_text(low_rank['bank_bytes'])}"
     features = f"{gate['kind']}, {gate['tap']} tap, {gate['dim']} features, {gate['prototypes']} prototypes per expert"
     settings = f"shrink {gate['shrink']:g}, hysteresis {gate['hysteresis']:g}"
+    if "top_k" in gate:
+        settings += f", mixes {gate['top_k']} experts with tau {gate['tau']:g}"
+    if "attributes" in gate:
+        settings += f", attributes {', '.join(map(one_line, gate['attributes'])) or 'of the experts'}"
     thresholds = f"novelty thresholds for {len(gate['thresholds'])} of {len(experts)}"
     table = _facts_table(
         [

@@ -65,6 +65,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     expert.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
     expert.add_argument("--sensors", type=names, help="sensor kinds it serves (default: the data's)")
     expert.add_argument("--domains", type=names, help="domains it is right for, * for all (default: the data's)")
+    expert.add_argument(
+        "--attributes", type=names, help="what its frames show, for an attribute gate (default: sensors and domains)"
+    )
     expert.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     expert.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     expert.add_argument(
@@ -138,6 +141,7 @@ def _train_expert(args: argparse.Namespace) -> int:
         bundle.manifest.gate.tap,
         centres_of(bundle.manifest.gate),
         kept_of(bundle.manifest.gate),
+        args.attributes or (),
     )
     out = args.out or Path(f"{args.name}.safetensors")
     checkpoint = out.with_name(out.name + ".checkpoint")

@@ -16,6 +16,7 @@ from mile_edge.bundle import BaseInfo, Bundle, ClassLabel, Expert, Gate, Manifes
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.data.sensors import DEFAULT_PROFILES
 from mile_edge.errors import RecipeError
+from mile_edge.export.attributes import similarity_of
 from mile_edge.export.graph import base_graph, segmenter_graph, tap_dimension
 from mile_edge.export.recipe import ExportRecipe
 from mile_edge.export.shared_weights import share_weights
@@ -51,9 +52,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     replace_module(alone, classifier, FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1]))
     alone_graph = base_graph(alone, recipe.size, recipe.precision)
     pool = ExpertPool(base, recipe.rank, recipe.layers)
-    network = OnePass(
-        pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, recipe.top_k, recipe.tau
-    ).eval()
+    network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, recipe.top_k, recipe.tau).eval()
     layout, parameters = network.layout, pool.base_parameters
     dim = tap_dimension(network)
     prototypes = prototypes_of(recipe.gate, recipe.prototypes)
@@ -78,6 +77,8 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
             shrink=recipe.shrink,
             hysteresis=HYSTERESIS[recipe.gate] if recipe.hysteresis is None else recipe.hysteresis,
             top_k=recipe.top_k,
+            attributes=recipe.attributes,
+            similarity=similarity_of(recipe.attributes, recipe.attribute_vectors),
             tau=recipe.tau,
         ),
         capacity=recipe.capacity,
@@ -128,6 +129,7 @@ def base_expert(
     name: str,
     sensors: tuple[str, ...],
     domains: tuple[str, ...],
+    attributes: tuple[str, ...] = (),
 ) -> Expert:
     """Row 0: the base's own classifier and the statistics of the frames it was trained on, without an adapter."""
     weight, bias = classifier_parameters(cast("nn.Conv2d", base.get_submodule(describe(base).classifier)))
@@ -135,5 +137,5 @@ def base_expert(
     gate = Gate(recipe.gate, recipe.tap, features.shape[1], recipe.prototypes)
     statistics = summarise(features, centres_of(gate), kept=kept_of(gate))
     head = Head(weight.detach().flatten(1).numpy().copy(), bias.detach().numpy().copy(), classes)
-    task = ExpertTask(name, sensors, domains, recipe.tap)
+    task = ExpertTask(name, sensors, domains, recipe.tap, attributes=attributes)
     return assemble(task, statistics, head, {}, base_sha256(base), recipe.rank, {"frames": len(frames)})

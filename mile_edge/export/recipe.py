@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mile_edge.bundle.gate import MAX_ATTRIBUTES
 from mile_edge.bundle.manifest import TAPS
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import PRECISIONS
@@ -35,6 +36,9 @@ class ExportRecipe:
         max_classes: how far the label space may grow.
         top_k: how many experts a ``semla`` gate mixes (default 3).
         tau: temperature of their weights (default 0.05): nearly one expert at 0.01, nearly equal weights at 1.
+        attributes: names of an ``attribute`` gate's pool; those that the experts bring along where there are none.
+        attribute_vectors: ``.npy`` file with one vector for each of them, from any text encoder; relative to the
+            recipe. Without it no attribute is like another.
     """
 
     name: str
@@ -53,6 +57,8 @@ class ExportRecipe:
     max_classes: int = 16
     top_k: int | None = None
     tau: float | None = None
+    attributes: tuple[str, ...] = ()
+    attribute_vectors: str | None = None
 
 
 def load_recipe(path: Path | str) -> ExportRecipe:
@@ -68,6 +74,10 @@ def load_recipe(path: Path | str) -> ExportRecipe:
         settings = {"top_k": 3, "tau": 0.05, **settings}
     if "size" in settings:
         settings["size"] = _size(settings["size"], file)
+    if isinstance(settings.get("attributes"), list):
+        settings["attributes"] = tuple(settings["attributes"])
+    if isinstance(settings.get("attribute_vectors"), str):
+        settings["attribute_vectors"] = str(file.parent / settings["attribute_vectors"])
     try:
         recipe = ExportRecipe(**settings)
     except TypeError as error:
@@ -98,6 +108,12 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("top_k", recipe.top_k is None or recipe.top_k <= recipe.capacity + 1, "at most capacity + 1"),
         ("tau", _of_semla(recipe, recipe.tau, _number(recipe.tau)), "a number above 0 for gate semla, else nothing"),
         ("tau", recipe.tau is None or 1e-6 <= recipe.tau <= 1e9, "0.000001 to 1000000000"),
+        ("attributes", _names_of_attributes(recipe), "a list of different names, for gate attribute only"),
+        (
+            "attribute_vectors",
+            recipe.attribute_vectors is None or bool(recipe.attributes and isinstance(recipe.attribute_vectors, str)),
+            "a .npy file, and `attributes` to go with it",
+        ),
         ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
     ]
     for key, good, expected in rules:
@@ -107,6 +123,13 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
 
 def _of_semla(recipe: ExportRecipe, value: object, good: bool) -> bool:
     return good if recipe.gate == "semla" else value is None
+
+
+def _names_of_attributes(recipe: ExportRecipe) -> bool:
+    names = recipe.attributes
+    if not isinstance(names, tuple) or not all(isinstance(name, str) and 0 < len(name) <= 64 for name in names):
+        return False
+    return len(set(names)) == len(names) <= MAX_ATTRIBUTES and (not names or recipe.gate == "attribute")
 
 
 def _whole(value: object, low: int, high: int) -> bool:

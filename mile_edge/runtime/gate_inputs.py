@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mile_edge.bundle import Expert, Gate
-from mile_edge.bundle.manifest import SIGNED_KINDS
+from mile_edge.bundle.gate import SIGNED_KINDS
 from mile_edge.errors import BundleError
-from mile_edge.runtime import probe
+from mile_edge.runtime import attributes, probe
 
 # Far enough that an empty row is never nearest, near enough that its square is still a finite float32.
 FAR = 1e6
@@ -27,6 +27,7 @@ HYSTERESIS = {
     "cosine": 0.01,
     "ridge": 0.05,
     "probe": 0.5,
+    "attribute": 0.05,
     "semla": 0.5,
     "uniform": 0.5,
 }
@@ -72,10 +73,13 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     """What the gate multiplies differences of features by, (D, D) float32.
 
     Raises:
-        BundleError: the statistics are so degenerate that the pooled covariance has no inverse.
+        BundleError: the statistics are so degenerate that the pooled covariance has no inverse, or no expert has an
+            attribute.
     """
     if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform"}:
         return _pooled(experts, gate).astype(np.float32)
+    if gate.kind == "attribute":
+        return attributes.projection(experts, gate).astype(np.float32)
     return np.eye(gate.dim, dtype=np.float32)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mile_edge.bundle import Expert
 
-# Of the ridge, relative to the mean variance of a dimension.
+# Of the ridge, relative to each dimension's variance over all experts.
 RIDGE = 1e-3
 # Of the logistic regression: weight of the squared norm in the whitened features' scale, and accelerated steps from the
 # discriminant that the statistics alone give. More steps, and penalties from 1e-5 to 1e-3, made no difference on real
@@ -18,7 +18,7 @@ STEPS = 100
 
 
 def ridge(experts: Sequence[Expert]) -> tuple[np.ndarray, np.ndarray]:
-    """Least squares from features to one-hot experts, every expert counting the same however many frames it saw.
+    """Least squares from features to one-hot experts.
 
     Args:
         experts: in any order; the result belongs to this order and does not otherwise depend on it.
@@ -26,13 +26,34 @@ def ridge(experts: Sequence[Expert]) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         point (E, D), where every logit is zero, and weight (E, D), both float64.
     """
-    means = np.stack([np.asarray(expert.mean, np.float64) for expert in experts])
-    centre = _sum(experts, means) / len(experts)
-    within = _sum(experts, [np.asarray(expert.scatter, np.float64) / expert.count for expert in experts])
-    between = _sum(experts, [np.outer(mean - centre, mean - centre) for mean in means])
-    total = within + between
-    total += RIDGE * np.trace(total) / len(total) * np.eye(len(total))
-    return np.repeat(centre[None], len(experts), axis=0), np.linalg.solve(total, (means - centre).T).T
+    centre, weight = least_squares(experts, np.eye(len(experts)))
+    return np.repeat(centre[None], len(experts), axis=0), weight
+
+
+def least_squares(experts: Sequence[Expert], targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The linear map from features to targets that are the same for all of an expert's frames.
+
+    From means and scatters alone, every expert counting the same however many frames it saw.
+
+    Args:
+        experts: in any order.
+        targets: (E, T), one row per expert.
+
+    Returns:
+        centre (D,) and weight (T, D), both float64: the target of x is its mean over experts plus weight (x - centre).
+    """
+    # Floating point sums would tell the order in which experts came.
+    order = sorted(range(len(experts)), key=lambda place: experts[place].name)
+    means = np.stack([np.asarray(experts[place].mean, np.float64) for place in order])
+    centre = means.mean(axis=0)
+    total = (means - centre).T @ (means - centre)
+    for place in order:
+        total += np.asarray(experts[place].scatter, np.float64) / experts[place].count
+    variance = np.diag(total)
+    # In each dimension's own scale; one that never varies gets a little of the others'.
+    total = total + RIDGE * np.diag(variance + 1e-6 * variance.mean() + 1e-12)
+    wanted = targets[order] - targets[order].mean(axis=0)
+    return centre, np.linalg.solve(total, (means - centre).T @ wanted).T
 
 
 def logistic(experts: Sequence[Expert], whitening: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,9 +99,3 @@ def _descend(solution: np.ndarray, inputs: np.ndarray, share: np.ndarray, truth:
         slope = ((likelihood - truth) * share[:, None]).T @ inputs + penalty * ahead
         previous, solution, pace = solution, ahead - slope / curvature, faster
     return solution
-
-
-def _sum(experts: Sequence[Expert], terms: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """In the order of names: floating point sums would tell the order in which experts came."""
-    order = sorted(range(len(experts)), key=lambda place: experts[place].name)
-    return np.sum(np.stack([terms[place] for place in order]), axis=0)

@@ -30,6 +30,7 @@ class ExpertTask:
         tap: where the gate looks, ``entry``, ``early`` or ``full``.
         centres: k-means centres to keep for a k-means gate; 0 for none.
         kept: features to keep for a probe; 0 for none.
+        attributes: what its frames show, for an attribute gate; sensors and domains where empty.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ExpertTask:
     tap: str = "early"
     centres: int = 0
     kept: int = 0
+    attributes: tuple[str, ...] = ()
     account: dict[str, Any] = field(default_factory=dict)
 
 
@@ -148,6 +150,7 @@ def assemble(
         count=statistics.count,
         prototypes=statistics.prototypes,
         features=statistics.features,
+        attributes=task.attributes,
         sensors=task.sensors,
         domains=task.domains,
         tap=task.tap,

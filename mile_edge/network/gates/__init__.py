@@ -4,6 +4,7 @@
 feature.py      what every gate looks at
 prototype.py    the nearest stored prototype: MILE's gate, and its switches
 probe.py        logits of a linear probe in place of distances
+attribute.py    the nearest in similarity to a pool of attributes
 mixture.py      several experts at once, weighted by distance or not
 controls.py     random and oracle: no graph of their own, a bias pins the expert
 ==============  ====================================================================================================
@@ -16,15 +17,25 @@ from __future__ import annotations
 from torch import nn
 
 from mile_edge.errors import RecipeError
-from mile_edge.network.gates import mixture, probe, prototype
+from mile_edge.network.gates import attribute, mixture, probe, prototype
+from mile_edge.network.gates.attribute import AttributeGate
 from mile_edge.network.gates.feature import PooledFeature
 from mile_edge.network.gates.mixture import Mixture
 from mile_edge.network.gates.probe import LinearProbe
 from mile_edge.network.gates.prototype import PrototypeGate
 
-KINDS = (*prototype.KINDS, *probe.KINDS, *mixture.KINDS)
+KINDS = (*prototype.KINDS, *probe.KINDS, *attribute.KINDS, *mixture.KINDS)
 
-__all__ = ["KINDS", "LinearProbe", "Mixture", "PooledFeature", "PrototypeGate", "make_gate", "make_mixture"]
+__all__ = [
+    "KINDS",
+    "AttributeGate",
+    "LinearProbe",
+    "Mixture",
+    "PooledFeature",
+    "PrototypeGate",
+    "make_gate",
+    "make_mixture",
+]
 
 
 def make_gate(kind: str) -> nn.Module:
@@ -37,6 +48,8 @@ def make_gate(kind: str) -> nn.Module:
         raise RecipeError(f"gate {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind in probe.KINDS:
         return LinearProbe()
+    if kind in attribute.KINDS:
+        return AttributeGate()
     return PrototypeGate("mahalanobis" if kind in mixture.KINDS else kind)
 
 

@@ -64,11 +64,16 @@ class PrototypeGate(nn.Module):
         if self.kind == "cosine":
             feature = functional.normalize(feature, dim=-1)
             prototypes = functional.normalize(prototypes, dim=-1)
-        # The difference first, then the whitening: whitened coordinates are large and nearly equal.
-        difference = (feature[:, None, None, :] - prototypes[None]) @ whitening.T
-        return difference.square().sum(dim=-1).amin(dim=-1).sqrt()
+        return nearest(feature, prototypes, whitening)
 
     def _gaussian(self, feature: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
         mean, precision = prototypes[:, 0], prototypes[:, 1]
         scaled = (feature[:, None, :] - mean[None]) * precision[None]
         return scaled.square().sum(dim=-1) - 2 * torch.log(precision).sum(dim=-1)
+
+
+def nearest(feature: torch.Tensor, prototypes: torch.Tensor, whitening: torch.Tensor) -> torch.Tensor:
+    """Distance (B, E) of features (B, D) to the nearest of each expert's prototypes (E, K, D), both whitened."""
+    # The difference first, then the whitening: whitened coordinates are large and nearly equal.
+    difference = (feature[:, None, None, :] - prototypes[None]) @ whitening.T
+    return difference.square().sum(dim=-1).amin(dim=-1).sqrt()
