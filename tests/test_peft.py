@@ -18,9 +18,16 @@ from mile_edge.network.base import describe
 from mile_edge.training.expert import ExpertTask
 from mile_edge.training.peft_folder import read_peft, write_peft
 from mile_edge.training.statistics import GateStatistics
-from workshop import SIZE, random_expert
+from workshop import SIZE, export_random, random_expert
 
 PIXELS = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def entry_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its experts adapt a convolution of kernel 7 as well, with a rank of its own."""
+    layers = r"segformer\.stages\.0\.patch_embeddings\.proj|segformer\.stages\.2\..*(q_proj|v_proj)"
+    return export_random(tmp_path_factory.mktemp("peft") / "bundle", tap="entry", layers=layers)
 
 
 def made(bundle: Bundle) -> Expert:
@@ -49,21 +56,32 @@ def read(bundle: Bundle, folder: Path) -> Expert:
     )
 
 
-def test_peft_computes_with_our_export_what_we_compute(workshop_bundle: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(workshop_bundle)
+@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle"])
+def test_peft_computes_with_our_export_what_we_compute(
+    made_as: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(request.getfixturevalue(made_as))
     expert = made(bundle)
-    write_peft(expert, tmp_path / "fog", "decode_head.classifier")
+    write_peft(expert, tmp_path / "fog", base_of(bundle))
     model = peft.PeftModel.from_pretrained(base_of(bundle), tmp_path / "fog").eval()
     with torch.no_grad():
         theirs = model(pixel_values=PIXELS).logits
     assert torch.allclose(theirs, ours(bundle, expert), atol=1e-4)
 
 
-@pytest.mark.parametrize(("alpha", "rslora"), [(4, False), (16, False), (8, True)])
+@pytest.mark.parametrize(
+    ("alpha", "rslora", "made_as"),
+    [
+        (4, False, "workshop_bundle"),
+        (16, False, "workshop_bundle"),
+        (8, True, "workshop_bundle"),
+        (16, False, "entry_bundle"),
+    ],
+)
 def test_we_compute_with_pefts_folder_what_peft_computes(
-    workshop_bundle: Path, tmp_path: Path, alpha: int, rslora: bool
+    alpha: int, rslora: bool, made_as: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    bundle = Bundle.open(workshop_bundle)
+    bundle = Bundle.open(request.getfixturevalue(made_as))
     names = [layer.name for layer in bundle.manifest.low_rank.layers]
     config = peft.LoraConfig(r=4, lora_alpha=alpha, use_rslora=rslora, target_modules=names, init_lora_weights=False)
     torch.manual_seed(0)
@@ -74,10 +92,11 @@ def test_we_compute_with_pefts_folder_what_peft_computes(
     assert torch.allclose(ours(bundle, read(bundle, tmp_path / "theirs")), theirs, atol=1e-3)
 
 
-def test_there_and_back_is_the_same_expert(workshop_bundle: Path, tmp_path: Path) -> None:
-    bundle = Bundle.open(workshop_bundle)
+@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle"])
+def test_there_and_back_is_the_same_expert(made_as: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    bundle = Bundle.open(request.getfixturevalue(made_as))
     expert = made(bundle)
-    write_peft(expert, tmp_path / "fog", "decode_head.classifier")
+    write_peft(expert, tmp_path / "fog", base_of(bundle))
     back = read(bundle, tmp_path / "fog")
     for layer, (a, b) in expert.low_rank.items():
         assert np.array_equal(back.low_rank[layer][0], a)
@@ -94,7 +113,7 @@ def test_a_folder_that_a_bank_row_cannot_hold_is_refused(
     workshop_bundle: Path, tmp_path: Path, change: dict[str, object], word: str
 ) -> None:
     bundle = Bundle.open(workshop_bundle)
-    write_peft(made(bundle), tmp_path / "fog", "decode_head.classifier")
+    write_peft(made(bundle), tmp_path / "fog", base_of(bundle))
     file = tmp_path / "fog" / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ExpertError, match=word):
@@ -105,7 +124,7 @@ def test_a_missing_or_surplus_layer_is_refused_not_dropped(workshop_bundle: Path
     from safetensors.numpy import load_file, save_file
 
     bundle = Bundle.open(workshop_bundle)
-    write_peft(made(bundle), tmp_path / "fog", "decode_head.classifier")
+    write_peft(made(bundle), tmp_path / "fog", base_of(bundle))
     file = tmp_path / "fog" / "adapter_model.safetensors"
     tensors = load_file(file)
     name = next(key for key in tensors if "lora_A" in key)

@@ -42,24 +42,25 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     into.add_argument("--data", nargs="+", type=Path, required=True, help="frames it was trained on, for the gate")
     into.add_argument("--sensors", type=names, help="sensor kinds it serves (default: the data's)")
     into.add_argument("--domains", type=names, help="domains it is right for (default: the data's)")
-    into.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
     into.add_argument("--out", type=Path, required=True, help="expert file to write")
     into.set_defaults(run=_import)
     for form in (out, into):
+        form.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
         form.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _export(args: argparse.Namespace) -> int:
     from mile_edge.bundle import Bundle
-    from mile_edge.network.base import describe
+    from mile_edge.export.bundle import base_of
+    from mile_edge.network.base import load_base
     from mile_edge.training.peft_folder import write_peft
 
     bundle = Bundle.open(args.bundle)
     experts = {expert.name: expert for expert in bundle.experts()}
     if args.expert not in experts:
         raise ExpertError(f"expert {args.expert!r} is not in {args.bundle}; it holds {', '.join(experts)}")
-    classifier = describe(bundle.manifest.base.config["model_type"]).classifier
-    write_peft(experts[args.expert], args.folder, classifier, bundle.manifest.base.model)
+    base = load_base(args.base) if args.base else base_of(bundle)
+    write_peft(experts[args.expert], args.folder, base, bundle.manifest.base.model)
     _tell(args, {"expert": args.expert, "folder": str(args.folder)})
     return 0
 

@@ -16,18 +16,20 @@ from safetensors.torch import load_file
 
 from mile_edge.bundle import ClassLabel, Expert, LowRankLayout
 from mile_edge.errors import ExpertError
+from mile_edge.network.base import Base, describe
 from mile_edge.training.expert import ExpertTask, Head, assemble
 from mile_edge.training.statistics import GateStatistics
 
 _PREFIX = "base_model.model."
-_UNSUPPORTED = ("use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "lora_bias", "megatron_config")
+_UNSUPPORTED = ("use_dora", "fan_in_fan_out", "lora_bias", "megatron_config")
 
 
-def write_peft(expert: Expert, folder: Path, classifier: str, base_model: str = "") -> None:
+def write_peft(expert: Expert, folder: Path, base: Base, base_model: str = "") -> None:
     """Write an expert as a PEFT LoRA folder, ``lora_alpha`` equal to the rank so that B is used as it is.
 
     Args:
-        classifier: module name of the classifier, saved whole as one of PEFT's ``modules_to_save``.
+        base: the frozen network; its layers say which pairs PEFT wants as convolutions, and its classifier is saved
+            whole as one of PEFT's ``modules_to_save``.
         base_model: what PEFT should load the base from; for people.
 
     Raises:
@@ -35,10 +37,15 @@ def write_peft(expert: Expert, folder: Path, classifier: str, base_model: str = 
     """
     if expert.adapter != "low_rank":
         raise ExpertError(f"expert {expert.name!r} has no low-rank adapter; there is nothing that PEFT could hold")
+    classifier = describe(base).classifier
     tensors: dict[str, np.ndarray] = {}
     for layer, (a, b) in expert.low_rank.items():
-        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a, np.float32)
-        tensors[f"{_PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b, np.float32)
+        kernel = tuple(base.get_submodule(layer).get_parameter("weight").shape[2:])
+        narrow = (len(a), -1, *kernel)
+        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a.reshape(narrow), np.float32)
+        wide = (*b.shape, *(1 for _ in kernel))
+        tensors[f"{_PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b.reshape(wide), np.float32)
+    others = {re.escape(layer): len(a) for layer, (a, _) in expert.low_rank.items() if len(a) != expert.rank}
     tensors[f"{_PREFIX}{classifier}.weight"] = np.ascontiguousarray(expert.classifier_weight, np.float32)[
         :, :, None, None
     ]
@@ -50,6 +57,8 @@ def write_peft(expert: Expert, folder: Path, classifier: str, base_model: str = 
         "inference_mode": True,
         "r": expert.rank,
         "lora_alpha": expert.rank,
+        "rank_pattern": others,
+        "alpha_pattern": others,
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": "|".join(re.escape(layer) for layer in expert.low_rank),
@@ -92,7 +101,6 @@ def read_peft(
         raise ExpertError(
             f"PEFT folder {folder} has rank {rank}, the bundle rank {layout.rank}; train with r={layout.rank}"
         )
-    scale = _scale(config, folder)
     try:
         # Through torch, for adapters are often bfloat16, which numpy does not know.
         loaded = load_file(folder / "adapter_model.safetensors")
@@ -108,8 +116,9 @@ def read_peft(
             raise ExpertError(
                 f"PEFT folder {folder} does not adapt {layer.name}; adapt all layers of the bundle"
             ) from error
-        # 1x1 convolutions come as (rank, in, 1, 1) and (out, rank, 1, 1).
-        low_rank[layer.name] = (_flat(a, layer.name), _flat(b, layer.name) * np.float32(scale))
+        # Convolutions come as (rank, in, k, k) and (out, rank, 1, 1).
+        b = _flat(b, layer.name) * np.float32(_scale(config, layer.name, folder))
+        low_rank[layer.name] = _of_rank(layout.rank_of(layer), a.reshape(len(a), -1), b)
     head = _head(tensors, classifier, own, classes)
     if tensors:
         raise ExpertError(
@@ -118,11 +127,27 @@ def read_peft(
     return assemble(task, statistics, head, low_rank, base_sha256, layout.rank, {"imported_from": str(folder)})
 
 
-def _scale(config: Mapping[str, Any], folder: Path) -> float:
-    rank, alpha = config["r"], config.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-        raise ExpertError(f"PEFT folder {folder} has lora_alpha {alpha!r}; give a number")
+def _of_rank(rank: int, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same product with this rank, where it is not smaller: the first convolution's pair may be of any rank."""
+    missing = max(0, rank - len(a))
+    return np.pad(a, ((0, missing), (0, 0))), np.pad(b, ((0, 0), (0, missing)))
+
+
+def _scale(config: Mapping[str, Any], layer: str, folder: Path) -> float:
+    rank = _own(config, "rank_pattern", layer, config["r"])
+    alpha = _own(config, "alpha_pattern", layer, config.get("lora_alpha"))
+    for key, value in (("r", rank), ("lora_alpha", alpha)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or rank <= 0:
+            raise ExpertError(f"PEFT folder {folder} has {key} {value!r} for {layer}; give a number")
     return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _own(config: Mapping[str, Any], patterns: str, layer: str, otherwise: Any) -> Any:
+    """What a layer's name is given by the first pattern that matches its end, as PEFT matches them."""
+    for pattern, value in (config.get(patterns) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", layer):
+            return value
+    return otherwise
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -152,5 +177,5 @@ def _head(tensors: dict[str, np.ndarray], classifier: str, own: Expert, classes:
 
 def _flat(array: np.ndarray, layer: str) -> np.ndarray:
     if array.ndim < 2 or array.size != array.shape[0] * array.shape[1]:
-        raise ExpertError(f"the adapter of {layer} has shape {array.shape}; only linear layers and 1x1 kernels fit")
+        raise ExpertError(f"the adapter of {layer} has shape {array.shape}; only linear layers and convolutions fit")
     return np.ascontiguousarray(array.reshape(array.shape[:2]), np.float32)
