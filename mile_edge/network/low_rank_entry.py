@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.network.low_rank import LowRankPath
+from mile_edge.network.low_rank_mix import mixed_pair
 
 # A step of the kernel is this much smaller than one of the low-rank pairs: it stands at the root of everything.
 _STEP = 0.1
@@ -73,6 +74,19 @@ class LowRankEntry(LowRankPath):
             narrow = functional.conv2d(x, kernels, stride=self._stride, padding=self._padding)
             return product + functional.conv2d(narrow, self.lora_B[:, :, None, None])
         assert self._expert is not None
+        if self._weights is not None:
+            # Kernels are mixed, not the maps that each would make: these are far larger.
+            a, b = mixed_pair(
+                self._bank,
+                self._expert,
+                self._weights,
+                self._offset,
+                self.rank,
+                self.in_features,
+                self.out_features,
+            )
+            mixed = self._convolve(x, (b @ a).flatten(1), product.shape[2], product.shape[3])
+            return product + mixed.reshape(product.shape)
         row = self._bank.index_select(0, self._expert)
         middle = self._offset + self.rank * self.in_features
         a = row[:, self._offset : middle]
