@@ -12,7 +12,7 @@ import torch
 from mile_edge.export.graph import tap_dimension
 from mile_edge.export.precision import to_half
 from mile_edge.network.base import load_base
-from mile_edge.network.low_rank import LowRankFunction
+from mile_edge.network.low_rank import LowRankFunction, LowRankLinear
 from mile_edge.network.one_pass import FixedClassifier, FrozenPass, OnePass
 from mile_edge.network.pool import ExpertPool, replace_module
 from on_gpu.clock import capture, interleaved
@@ -88,8 +88,8 @@ def make_networks(
 
 @contextmanager
 def low_rank_by(network: OnePass, function: LowRankFunction | None) -> Iterator[None]:
-    """Run a network with another low-rank path; with its own where ``function`` is missing."""
-    adapters = list(network.pool.adapters.values())
+    """Run a network with another low-rank path in its linear layers; with its own where ``function`` is missing."""
+    adapters = [adapter for adapter in network.pool.adapters.values() if isinstance(adapter, LowRankLinear)]
     own = [adapter.low_rank for adapter in adapters]
     for adapter in adapters:
         adapter.low_rank = function or adapter.low_rank
