@@ -20,7 +20,7 @@ from mile_edge.bundle.expert import parse_expert
 from mile_edge.bundle.gate import GATE_KINDS
 from mile_edge.errors import BundleError, ExpertError, RecipeError
 from mile_edge.export.attributes import similarity_of
-from mile_edge.network.gates import KINDS, make_gate
+from mile_edge.network.gates import KINDS, make_gate, oracle_bias, random_bias
 from mile_edge.runtime import gate_inputs, probe
 from mile_edge.runtime.attributes import attributes_of
 
@@ -231,3 +231,18 @@ def test_attributes_survive_the_file_and_their_absence_changes_no_byte() -> None
     made = make_expert(attributes=("night", "wet"))
     assert parse_expert(expert_bytes(made), "it") == made
     assert b"attributes" not in expert_bytes(make_expert())
+
+
+def test_the_oracles_bias_leaves_one_expert_to_any_gate() -> None:
+    made = experts_of(domains(4))
+    features = torch.from_numpy(np.concatenate(list(domains(4, 1).values())).astype(np.float32))
+    right = torch.arange(len(features)) % 4
+    drawn = random_bias(len(features), torch.tensor([0, 2]), 4, torch.Generator().manual_seed(0))
+    for kind in GATE_KINDS:
+        gate = gate_of(kind)
+        table = torch.from_numpy(gate_inputs.prototype_table(made, gate))
+        whitening = torch.from_numpy(gate_inputs.whitening(made, gate))
+        assert torch.equal(make_gate(kind)(features, table, whitening, oracle_bias(right, 4))[0], right)
+        chosen = make_gate(kind)(features, table, whitening, drawn)[0]
+        assert set(chosen.tolist()) == {0, 2}
+        assert torch.equal(chosen, drawn.argmax(dim=1))

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli.options import image_size, name_domains, names
-from mile_edge.errors import BundleError
+from mile_edge.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import ClassLabel
     from mile_edge.data.folder import FolderDataset
+    from mile_edge.replay.controls import Control
     from mile_edge.replay.folders import Predictor
 
 _EXAMPLES = """examples:
   mile-edge evaluate bundles/camvid ../shared/data/camvid/day/test ../shared/data/camvid/dusk/test
   mile-edge evaluate bundles/camvid ../shared/data/camvid/dusk/test --expert dusk --json
+  mile-edge evaluate bundles/camvid ../shared/data/camvid/*/test --routing oracle      (the gate's upper bound)
   mile-edge evaluate out/camvid-full ../shared/data/camvid/dusk/test        (a base folder; needs torch)"""
 
 
@@ -34,6 +36,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("model", type=Path, help="a bundle, the folder of a base, or a .pth file of ESPNetv2")
     parser.add_argument("data", nargs="+", type=Path, help="folders with images/ and labels/")
     parser.add_argument("--expert", help="pin this expert instead of asking the gate (oracle routing)")
+    parser.add_argument(
+        "--routing",
+        choices=("gate", "oracle", "random"),
+        default="gate",
+        help="who chooses the expert: the gate, each folder's sensor and domain, or chance (default gate)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of --routing random (default 0)")
     parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
     parser.add_argument(
         "--size",
@@ -62,10 +71,19 @@ def run(args: argparse.Namespace) -> int:
     is_bundle = (args.model / "manifest.json").is_file()
     if not is_bundle and not (args.model / "config.json").is_file() and args.model.suffix != ".pth":
         raise BundleError(f"{args.model} is neither a bundle nor the folder of a base; give one of the two")
-    predict, classes, gate = _bundle(args) if is_bundle else _base(args, folders)
+    if is_bundle:
+        predict, classes, gate, control = _bundle(args)
+    else:
+        if args.routing != "gate" or args.expert:
+            raise RecipeError(f"{args.model} is a base, which has no experts to route to; give a bundle")
+        predict, classes, gate = _base(args, folders)
+        control = None
+    before = control.before_folder if control else _nothing
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("frames", total=sum(map(len, folders)))
-        account = evaluate_folders(predict, folders, classes, gate, lambda done: bar.update(line, completed=done))
+        account = evaluate_folders(
+            predict, folders, classes, gate, lambda done: bar.update(line, completed=done), before
+        )
     if args.json:
         print(json.dumps(account))
     else:
@@ -73,22 +91,33 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...], Any]:
+def _nothing(_folder: FolderDataset) -> None:
+    """A base treats all folders alike."""
+
+
+def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...], Any, Control | None]:
     from mile_edge.bundle import Bundle
+    from mile_edge.replay.controls import Control
     from mile_edge.replay.gate import GateScores
     from mile_edge.runtime import Segmenter
 
     bundle = Bundle.open(args.model)
     # Folders hold single frames, not a stream: there is no last expert to stay with.
     segmenter = Segmenter(bundle, hysteresis=0)
+    if args.expert and args.routing != "gate":
+        raise RecipeError(
+            f"--expert {args.expert} and --routing {args.routing} contradict each other; give one of them"
+        )
     if args.expert:
         segmenter.pin(args.expert)
+    control = Control(segmenter, args.routing, args.seed)
 
     def predict(frame: Any, sensor: str) -> tuple[Any, str]:
+        control.before_frame()
         result = segmenter(frame, sensor=sensor)
         return result.mask[0], result.expert[0]
 
-    return predict, bundle.manifest.classes, None if args.expert else GateScores(bundle.experts())
+    return predict, bundle.manifest.classes, None if args.expert else GateScores(bundle.experts()), control
 
 
 def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predictor, tuple[ClassLabel, ...], None]:

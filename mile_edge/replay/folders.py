@@ -23,6 +23,7 @@ def evaluate_folders(
     classes: Sequence[ClassLabel],
     gate: GateScores | None = None,
     report: Callable[[int], None] = lambda _: None,
+    before: Callable[[FolderDataset], None] = lambda _: None,
 ) -> dict[str, Any]:
     """mIoU overall and by folder, and how often the gate was right.
 
@@ -32,6 +33,7 @@ def evaluate_folders(
         classes: label space of the masks; labels are matched to it by class name.
         gate: scores to fill; none for predictors without a gate.
         report: called after each frame with the number done.
+        before: called before a folder's first frame.
 
     Raises:
         DataError: a folder has no class in common with the masks, or a label holds ids beyond its classes.
@@ -40,6 +42,7 @@ def evaluate_folders(
     done = 0
     by_folder: dict[str, dict[str, Any]] = {}
     for folder in folders:
+        before(folder)
         names, translate = str(folder.path), label_table(folder, classes)
         for sample in folder:
             mask, expert = predict(sample.frame, folder.sensor)

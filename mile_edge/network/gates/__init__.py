@@ -19,6 +19,7 @@ from torch import nn
 from mile_edge.errors import RecipeError
 from mile_edge.network.gates import attribute, mixture, probe, prototype
 from mile_edge.network.gates.attribute import AttributeGate
+from mile_edge.network.gates.controls import oracle_bias, random_bias
 from mile_edge.network.gates.feature import PooledFeature
 from mile_edge.network.gates.mixture import Mixture
 from mile_edge.network.gates.probe import LinearProbe
@@ -35,6 +36,8 @@ __all__ = [
     "PrototypeGate",
     "make_gate",
     "make_mixture",
+    "oracle_bias",
+    "random_bias",
 ]
 
 
