@@ -143,6 +143,15 @@ def test_every_shipped_recipe_is_valid(recipe: Path) -> None:
         ("- a\n- b", "mapping"),
         ("a: [", "cannot be read"),
         ("max_classes: 300", "max_classes"),
+        ("top_k: 3", "top_k"),
+        ("gate: semla\ntop_k: 0", "top_k"),
+        ("gate: semla\ncapacity: 2\ntop_k: 4", "capacity"),
+        ("gate: semla\ntau: 0", "tau"),
+        ("gate: l2\ntau: 1", "tau"),
+        ("attributes: [night]", "attributes"),
+        ("gate: attribute\nattributes: night", "attributes"),
+        ("gate: attribute\nattributes: [night, night]", "attributes"),
+        ("gate: attribute\nattribute_vectors: clip.npy", "attribute_vectors"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_by_name(tmp_path: Path, text: str, word: str) -> None:

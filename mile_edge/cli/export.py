@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mile_edge.cli.options import names
 from mile_edge.errors import DataError
 
+if TYPE_CHECKING:
+    from mile_edge.bundle import Bundle
+    from mile_edge.export.recipe import ExportRecipe
+    from mile_edge.network.base import Base
+
 _EXAMPLES = """examples:
   mile-edge export out/camvid-base --recipe export/segformer-b0-240x320.yaml --data ../shared/data/camvid/day/train \\
       --name camvid --out bundles/camvid
+  mile-edge export bundles/reference --recipe export/segformer-b0-240x320-semla.yaml --out out/reference-semla
   mile-edge export random:segformer-b0 --recipe export/segformer-b0-480x640.yaml --data FOLDER --out out/bench"""
 
 
@@ -24,7 +32,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("base", help="folder of the base, a hub name, or random:segformer-b0..b5")
+    parser.add_argument(
+        "base",
+        help="folder of the base, hub name, random:segformer-b0..b5, or a bundle: its base and its experts",
+    )
     parser.add_argument(
         "--recipe",
         type=Path,
@@ -32,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="YAML file: precision, size, rank, layers, tap, gate (top_k, tau, attributes), capacity",
     )
     parser.add_argument(
-        "--data", nargs="+", type=Path, required=True, help="folders the base was trained on, for the gate"
+        "--data", nargs="+", type=Path, default=[], help="folders the base was trained on, for the gate"
     )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to create")
     parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
@@ -53,39 +64,63 @@ def run(args: argparse.Namespace) -> int:
     """Export, then compare with torch where frames were given."""
     from mile_edge.data.folder import FolderDataset
     from mile_edge.export.agreement import compare
-    from mile_edge.export.bundle import base_expert, export_bundle
     from mile_edge.export.recipe import load_recipe
-    from mile_edge.network.base import load_base
-    from mile_edge.training.base import shared_classes
 
     recipe = load_recipe(args.recipe)
-    data, checks = ([FolderDataset(path) for path in paths] for paths in (args.data, args.check))
-    classes = shared_classes(data)
-    base = load_base(args.base, len(classes))
+    checks = [FolderDataset(path) for path in args.check]
     if args.out.exists():
         raise DataError(f"{args.out} exists already; remove it or choose another folder")
-    sensors = tuple(sorted({folder.sensor for folder in data}))
-    domains = args.domains or tuple(sorted({folder.domain for folder in data}))
-    frames_of_base = [frame for folder in data for frame in folder]
-    own = base_expert(
-        base, recipe, classes, frames_of_base, args.own, sensors, domains, attributes=args.attributes or ()
-    )
-    bundle = export_bundle(base, own, recipe, args.out, name=args.name)
+    is_bundle = (Path(args.base) / "manifest.json").is_file()
+    bundle, base = _of_bundle(args, recipe) if is_bundle else _of_base(args, recipe)
     for file in args.experts:
         bundle = bundle.add(file)
     account: dict[str, object] = {
         "bundle": str(args.out),
         "network": f"{recipe.base} {recipe.size[0]}x{recipe.size[1]} {recipe.precision}",
+        "gate": recipe.gate,
+        "experts": len(bundle.manifest.experts),
         "adapted_layers": len(bundle.manifest.low_rank.layers),
         "numbers_per_expert": bundle.manifest.low_rank.classifier_offset,
         "bytes": sum(file.stat().st_size for file in args.out.rglob("*") if file.is_file()),
     }
     frames = [sample.frame for folder in checks for sample in folder]
     if frames:
-        account["agreement"] = compare(bundle, frames, load_base(args.base, len(classes)))
+        account["agreement"] = compare(bundle, frames, base())
     if args.json:
         print(json.dumps(account))
     else:
         for key, value in account.items():
             print(f"{key:>20}: {value}")
     return 0
+
+
+def _of_base(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Callable[[], Base]]:
+    """A bundle of a trained base, and where to get that base once more: an export takes it apart."""
+    from mile_edge.data.folder import FolderDataset
+    from mile_edge.export.bundle import base_expert, export_bundle
+    from mile_edge.network.base import load_base
+    from mile_edge.training.base import shared_classes
+
+    if not args.data:
+        raise DataError("--data is missing; name the folders the base was trained on, for row 0 of the gate")
+    data = [FolderDataset(path) for path in args.data]
+    classes = shared_classes(data)
+    base = load_base(args.base, len(classes))
+    sensors = tuple(sorted({folder.sensor for folder in data}))
+    domains = args.domains or tuple(sorted({folder.domain for folder in data}))
+    frames = [frame for folder in data for frame in folder]
+    own = base_expert(base, recipe, classes, frames, args.own, sensors, domains, attributes=args.attributes or ())
+    bundle = export_bundle(base, own, recipe, args.out, name=args.name)
+    return bundle, lambda: load_base(args.base, len(classes))
+
+
+def _of_bundle(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Callable[[], Base]]:
+    """The base and the experts of a bundle under another gate, size or precision, nothing trained again."""
+    from mile_edge.bundle import Bundle
+    from mile_edge.export.bundle import base_of, export_bundle
+
+    source = Bundle.open(args.base)
+    bundle = export_bundle(base_of(source), source.experts()[0], recipe, args.out, name=args.name)
+    for entry in source.manifest.experts[1:]:
+        bundle = bundle.add(source.path / entry.file)
+    return bundle, lambda: base_of(source)
