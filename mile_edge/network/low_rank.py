@@ -163,12 +163,33 @@ class LowRankLinear(LowRankPath):
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
         tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)
-        product = self._product(x, tokens)
-        bias = self._bias(product)
-        y = product + (self._own_path(tokens) + bias) if self._bank is None else self._routed(product, bias, tokens)
+        y = self._beside(x, tokens) if self._weights is None else self._mixed(x, tokens)
         if isinstance(self.frozen, nn.Linear):
             return y.reshape(*x.shape[:-1], self.out_features)
         return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *x.shape[2:])
+
+    def _beside(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The frozen layer and one path for each sample beside it: (B, N, out)."""
+        product = self._product(x, tokens)
+        bias = self._bias(product)
+        return product + (self._own_path(tokens) + bias) if self._bank is None else self._routed(product, bias, tokens)
+
+    def _mixed(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The frozen layer with several experts' updates added to its weight: (B, N, out)."""
+        assert self._bank is not None
+        assert self._expert is not None
+        assert self._weights is not None
+        samples = self._expert.shape[0]
+        whole = tokens if tokens.shape[0] == samples else tokens.reshape(samples, -1, tokens.shape[-1])
+        grouped = isinstance(self.frozen, nn.Conv2d) and self.frozen.groups > 1
+        weight = self.frozen.weight.flatten(1)
+        if grouped:
+            weight = weight.new_zeros(self.out_features, self.in_features)
+        mixed = low_rank_mix(
+            whole, weight, self._bias(tokens), self._bank, self._expert, self._weights, self._offset, self.rank
+        )
+        y = mixed.reshape(*tokens.shape[:-1], self.out_features)
+        return y + self._product(x, tokens) if grouped else y
 
     def _own_path(self, x: torch.Tensor) -> torch.Tensor:
         return functional.linear(functional.linear(x, self.lora_A), self.lora_B)
@@ -192,6 +213,4 @@ class LowRankLinear(LowRankPath):
             # Some networks cut each sample into several sequences: (B * parts, N, in), the parts of a sample together.
             whole = [part.reshape(samples, -1, part.shape[-1]) for part in (product, tokens)]
             return self._routed(whole[0], bias, whole[1]).reshape(product.shape)
-        if self._weights is not None:
-            return low_rank_mix(product, bias, tokens, self._bank, self._expert, self._weights, self._offset, self.rank)
         return self.low_rank(product, bias, tokens, self._bank, self._expert, self._offset, self.rank)

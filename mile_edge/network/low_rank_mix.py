@@ -1,7 +1,9 @@
-"""Several experts at once: their low-rank pairs side by side along the rank, each A scaled by its expert's weight.
+"""Several experts at once: the weighted sum of their updates B A, added to the frozen weight of each sample.
 
-SemLA (Qorbani et al., CVPR 2025, arXiv 2503.21780) merges LoRA adapters so (PEFT's ``cat``), once per image; here each
-sample of a batch has its own mixture, read from the bank like a single expert is.
+SemLA (Qorbani et al., CVPR 2025, arXiv 2503.21780) puts adapters side by side along the rank, each A scaled by its
+expert's weight (PEFT's ``cat``), once per image. So does this, for every sample of a batch and from the bank, but the
+product B A is taken first: weights are small beside feature maps, and on a CPU a merged layer costs what the frozen
+one does, however many experts are mixed, where a path beside it costs a third more for three (docs/methods.md).
 """
 
 from __future__ import annotations
@@ -14,30 +16,30 @@ from mile_edge.bundle.layout import UNUSED_BIAS
 
 
 def low_rank_mix(
-    product: torch.Tensor,
-    bias: torch.Tensor,
     x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
     bank: torch.Tensor,
     experts: torch.Tensor,
     weights: torch.Tensor,
     offset: int,
     rank: int,
 ) -> torch.Tensor:
-    """The frozen layer's product and bias plus each sample's own mixture of low-rank terms: (B, N, out).
+    """A linear layer under each sample's own mixture of low-rank updates: (B, N, out).
 
     The ONNX exporter sees one node, ``mile::LowRankMix``, as :func:`mile_edge.network.low_rank.low_rank` is one.
 
     Args:
-        product: (B, N, out) the frozen layer's weight times its input.
-        bias: (out,) of the frozen layer.
-        x: (B, N, in) its input.
+        x: (B, N, in) the layer's input.
+        weight: (out, in) frozen.
+        bias: (out,) frozen.
         bank: (E, P) one row of weights per expert.
         experts: (B, K) int64 rows of each sample.
         weights: (B, K) float32 of these rows.
         offset: where this layer's A starts in a row; B follows it.
         rank: of one expert's A (rank, in) and B (out, rank).
     """
-    inputs, outputs = x.shape[-1], product.shape[-1]
+    outputs, inputs = weight.shape
     if torch.onnx.is_in_onnx_export():
         middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
         attributes: dict[str, Any] = {
@@ -52,14 +54,14 @@ def low_rank_mix(
         }
         return torch.onnx.ops.symbolic(
             "mile::LowRankMix",
-            (product, bias, x, bank, experts, weights),
+            (x, weight.t(), bias, bank, experts, weights),
             attributes,
-            dtype=product.dtype,
-            shape=product.shape,
+            dtype=x.dtype,
+            shape=(*x.shape[:-1], outputs),
             version=1,
         )
     a, b = mixed_pair(bank, experts, weights, offset, rank, inputs, outputs)
-    return product + ((x @ a.transpose(1, 2)) @ b.transpose(1, 2) + bias)
+    return x @ (weight + b @ a).transpose(1, 2) + bias
 
 
 def mixed_pair(

@@ -32,7 +32,7 @@ def without_function(model: bytes) -> bytes:
         if not is_ours:
             kept.append(model[start:end])
     if sum(map(len, kept)) == len(model):
-        raise BackendError(f"the graph defines no function {NAME}, so no plugin can take its place; export it again")
+        raise BackendError(f"the graph defines no function {NAME}, so no plugin can take its place; build without one")
     return b"".join(kept)
 
 
