@@ -2,8 +2,8 @@
 
 SemLA (Qorbani et al., CVPR 2025, arXiv 2503.21780) puts adapters side by side along the rank, each A scaled by its
 expert's weight (PEFT's ``cat``), once per image. So does this, for every sample of a batch and from the bank, but the
-product B A is taken first: weights are small beside feature maps, and on a CPU a merged layer costs what the frozen
-one does, however many experts are mixed, where a path beside it costs a third more for three (docs/methods.md).
+product B A is taken first: weights are small beside most feature maps. On a CPU a merged layer costs about what the
+frozen one does, where a path for three experts beside it takes up to twice as long (docs/methods.md).
 """
 
 from __future__ import annotations
