@@ -74,7 +74,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
     expert.set_defaults(run=_train_expert)
-    for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 3e-3, "adamw")):
+    for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 8e-3, "muon")):
         _add_schedule(form, steps, rate, optimiser)
 
 
