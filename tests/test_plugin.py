@@ -15,7 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mile_edge.errors import BackendError
-from mile_edge.export.onnx_functions import add_low_rank_function
+from mile_edge.export.onnx_functions import add_low_rank_functions
 from mile_edge.runtime.tensorrt import plugin, plugin_aot, plugin_graph
 from mile_edge.runtime.tensorrt.api import find_api
 from mile_edge.runtime.tensorrt.nvrtc import compile_source
@@ -190,7 +190,7 @@ def tiny_graph() -> onnx.ModelProto:
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT16, ["B", 35, 64])
     graph = helper.make_graph([node], "tiny", inputs, [output])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    add_low_rank_function(model)
+    add_low_rank_functions(model)
     return model
 
 
