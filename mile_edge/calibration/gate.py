@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -100,7 +101,7 @@ def calibrate_gate(
     curves = [make_roc(name, False, alike, score(of)) for name, of in sorted(unknown.items())]
     together = make_roc("", False, inside, outside) if unknown else None
     return GateCalibration(
-        thresholds={name: round(limit, 4) for name, limit in sorted(thresholds.items())},
+        thresholds=dict(sorted(thresholds.items())),
         hysteresis=round(max(HYSTERESIS[segmenter.manifest.gate.kind], margin), 4),
         accuracy=1 - len(wrong) / len(gaps),
         false_alarms=float((inside > 0).mean()),
@@ -120,7 +121,8 @@ def _judge(rows: Mapping[str, int], thresholds: Mapping[str, float]) -> _Nearest
 
 
 def _thresholds(known: Mapping[str, np.ndarray], rows: Mapping[str, int], percentile: float) -> dict[str, float]:
-    return {name: float(np.percentile(of[:, rows[name]], percentile)) for name, of in known.items()}
+    # Four digits are written, rounded up: rounded down, the very frame that set a threshold would lie beyond it.
+    return {name: math.ceil(np.percentile(of[:, rows[name]], percentile) * 1e4) / 1e4 for name, of in known.items()}
 
 
 def _unseen(
