@@ -30,4 +30,7 @@ def restore(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         ((np.arange(wanted) + 0.5) * had / wanted).astype(np.intp)
         for wanted, had in zip(size, masks.shape[1:], strict=True)
     )
-    return masks.take(rows, axis=1).take(columns, axis=2)
+    # Columns are picked pixel by pixel, rows copied whole: the picking is done on the fewer rows.
+    if size[0] < masks.shape[1]:
+        return masks.take(rows, axis=1).take(columns, axis=2)
+    return masks.take(columns, axis=2).take(rows, axis=1)
