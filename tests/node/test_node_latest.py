@@ -108,6 +108,44 @@ def test_a_next_frame_that_does_not_come_is_not_waited_for_longer_than_that(cloc
     assert [arrival.message for arrival in queue.take(1)] == [5]
 
 
+def test_what_a_pass_costs_beyond_the_network_counts_towards_the_age_of_its_mask(clock: list[float]) -> None:
+    queue, taken = LatestFrames(["front"], due_within=1.0), []
+    queue.passed(8.0)
+    _once_a_minute(queue, clock, 6)
+    clock[0] += 55.0
+    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
+    worker.start()
+    worker.join(0.05)
+    assert worker.is_alive()
+    queue.put("front", "next")
+    worker.join(5)
+    assert [arrival.message for arrival in taken] == ["next"]
+    for _ in range(30):
+        queue.passed(0.0)
+    _once_a_minute(queue, clock, 6)
+    clock[0] += 55.0
+    began = time.perf_counter()
+    assert [arrival.message for arrival in queue.take(1)] == [5]
+    assert time.perf_counter() - began < 0.5, "a cost of long ago is forgotten"
+
+
+def test_a_late_frame_is_waited_for_and_a_lost_one_or_a_pause_changes_no_period(clock: list[float]) -> None:
+    queue, taken = LatestFrames(["front"], due_within=1.0, lateness=10.0), []
+    _once_a_minute(queue, clock, 6)
+    for pause in (120.0, 500.0):
+        queue.take(1)
+        clock[0] += pause
+        queue.put("front", "after a pause")
+    clock[0] += 65.0
+    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
+    worker.start()
+    worker.join(0.05)
+    assert worker.is_alive(), "five seconds late, of ten that are allowed"
+    queue.put("front", "late")
+    worker.join(5)
+    assert [arrival.message for arrival in taken] == ["late"]
+
+
 def test_a_young_frame_and_one_long_overdue_are_taken_at_once(clock: list[float]) -> None:
     queue = LatestFrames(["front"], due_within=600.0)
     for age in (5.0, 3000.0):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# Weight of the newest interval in a sensor's mean interval.
-_SMOOTHING = 0.2
+# Intervals of which the median is a sensor's period: few enough to follow another rate, and a lost frame, a pause or a
+# scheduler's jitter does not move it.
+_INTERVALS = 7
+# Share of the greatest cost that is left after one more pass.
+_DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -24,22 +28,26 @@ class Arrival:
 class LatestFrames:
     """Slots between subscriptions and the worker; any thread may call anything.
 
-    A frame that is almost one period old when the worker asks is about to be replaced: the worker then waits the few
-    milliseconds for its successor, so that a mask is never older than one period when its pass begins.
+    A frame that would be more than one period old when its mask is out, were inference instant, is about to be
+    replaced: the worker then waits the few milliseconds for its successor. So a mask is never older than one inference
+    and one period, even where the next frame is late by `lateness`.
 
     Args:
         sensors: names of the sensors.
-        due_within: seconds in which a frame must be due to be waited for; more than a camera's and DDS's jitter.
+        due_within: seconds in which a frame must be due to be waited for, beside what a pass costs; DDS's delay.
+        lateness: seconds beyond its period, at most half of it, for which a frame is waited for before it counts as
+            lost: more than a camera's jitter and what the scheduler of a busy machine adds.
     """
 
-    def __init__(self, sensors: Sequence[str], due_within: float = 0.003) -> None:
-        self._due_within = due_within
+    def __init__(self, sensors: Sequence[str], due_within: float = 0.003, lateness: float = 0.02) -> None:
+        self._due_within, self._lateness = due_within, lateness
+        self._cost = 0.0
         self._slots: dict[str, Arrival] = {}
         self._dropped = dict.fromkeys(sensors, 0)
         self._limited = dict.fromkeys(sensors, 0)
         self._next = dict.fromkeys(sensors, 0.0)
         self._last: dict[str, float] = {}
-        self._interval = dict.fromkeys(sensors, 0.0)
+        self._intervals: dict[str, deque[float]] = {name: deque(maxlen=_INTERVALS) for name in sensors}
         self._period = 0.0
         self._changed = threading.Condition()
         self._closed = False
@@ -77,12 +85,17 @@ class LatestFrames:
         """Wait for messages and take up to `most` of them, longest waiting sensor first; none once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._slots or self._closed)
-            if due := self._about_to_be_replaced():
-                self._changed.wait_for(lambda: self._closed or self._slots[due.sensor] is not due, self._due_within)
+            first, patience = self._about_to_be_replaced()
+            if first is not None:
+                self._changed.wait_for(lambda: self._closed or self._slots[first.sensor] is not first, patience)
             taken = [] if self._closed else list(self._slots.values())[:most]
             for arrival in taken:
                 del self._slots[arrival.sensor]
             return taken
+
+    def passed(self, cost: float) -> None:
+        """Take note of what a pass cost beyond the network: seconds of decoding, resizing and publication."""
+        self._cost = max(cost, self._cost * _DECAY)
 
     def dropped(self, sensor: str) -> int:
         """How many frames of a sensor were replaced by newer ones."""
@@ -100,18 +113,18 @@ class LatestFrames:
             self._changed.notify_all()
 
     def _observe(self, sensor: str, now: float) -> None:
-        """Keep the mean interval between a sensor's frames; another rate, or a pause, starts it anew."""
-        interval, mean = now - self._last.get(sensor, now), self._interval[sensor]
+        if sensor in self._last:
+            self._intervals[sensor].append(now - self._last[sensor])
         self._last[sensor] = now
-        steady = mean / 4 < interval < mean * 4
-        self._interval[sensor] = mean + _SMOOTHING * (interval - mean) if steady else interval
 
-    def _about_to_be_replaced(self) -> Arrival | None:
-        """The longest waiting frame, where its sensor's next one is due any moment."""
+    def _about_to_be_replaced(self) -> tuple[Arrival | None, float]:
+        """The longest waiting frame where its sensor's next one is due, and the seconds until that counts as lost."""
         first = next(iter(self._slots.values()), None)
-        if first is None:
-            return None
-        interval = self._interval[first.sensor]
+        if first is None or not (intervals := sorted(self._intervals[first.sensor])):
+            return None, 0.0
+        interval = intervals[len(intervals) // 2]
         left = interval - (time.monotonic() - first.received)
+        lateness = min(self._lateness, interval / 2)
         # A sensor about as fast as the wait is long would be waited for at every pass.
-        return first if abs(left) < self._due_within < interval / 2 else None
+        due = -lateness < left < min(self._due_within + self._cost, interval / 2) and self._due_within < interval / 2
+        return (first, left + lateness) if due else (None, 0.0)

@@ -144,12 +144,9 @@ class Session:
     def _publish(self, masked: Masked) -> None:
         topics, tally = self.topics[masked.sensor], self.tallies[masked.sensor]
         topics.announce(self.segmenter.classes)
-        stamp = masked.message.header.stamp
-        # By hand: rclpy's Time refuses the negative stamps that a broken driver may send.
-        age = self._node.get_clock().now().nanoseconds * 1e-9 - stamp.sec - stamp.nanosec * 1e-9
         threshold = self._settings["novelty_threshold"]
         novel = masked.distance > threshold if threshold else masked.novel
-        tally.add(masked.expert, masked.distance, novel, age)
+        tally.add(masked.expert, masked.distance, novel, topics.age(masked.message.header.stamp))
         calibrated = self.segmenter.manifest.gate.thresholds.get(masked.expert, math.nan)
         timings = {f"{stage}_ms": milliseconds for stage, milliseconds in masked.timings.items()}
         status = Status(

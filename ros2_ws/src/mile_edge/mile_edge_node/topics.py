@@ -71,6 +71,11 @@ class SensorTopics:
         """How many nodes publish the sensor's images, 0 also while not subscribed."""
         return self._node.count_publishers(self._node.resolve_topic_name(self.sensor.topic))
 
+    def age(self, stamp: Any) -> float:
+        """Seconds since a stamp, by the node's clock."""
+        # By hand: rclpy's Time refuses the negative stamps that a broken driver may send.
+        return float(self._node.get_clock().now().nanoseconds * 1e-9 - stamp.sec - stamp.nanosec * 1e-9)
+
     def subscribe(self) -> None:
         """Listen to the sensor; twice is harmless."""
         if self._image is not None:
@@ -130,6 +135,7 @@ class SensorTopics:
             scale_camera_info(info, *masked.mask.shape)
             self._out["camera_info"].publish(info)
         ended, spent = time.monotonic(), time.thread_time() - cpu
+        status.age_ms = self.age(header.stamp) * 1e3
         if self._out["overlay"].get_subscription_count():
             picture = overlay(masked.frame, masked.mask, self._table, self._known, opacity)
             self._out["overlay"].publish(fill_image(Image(), picture, "rgb8", header))

@@ -105,6 +105,7 @@ class Worker:
     def _pass(self, arrivals: list[Arrival]) -> None:
         network = self._segmenter.manifest.network
         size = network.height, network.width
+        started = time.monotonic()
         taken: list[tuple[Arrival, np.ndarray, dict[str, float], tuple[float, float]]] = []
         inputs: list[np.ndarray] = []
         for arrival in arrivals:
@@ -153,3 +154,4 @@ class Worker:
                     (resize_cpu + time.thread_time() - cpu) * 1e3,
                 )
             )
+        self._queue.passed(time.monotonic() - started - spent)
