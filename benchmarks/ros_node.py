@@ -20,61 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ros2_ws" / "src" / "mile_edge" / "test"))
-from harness import (
-    ACTIVATE,
-    CONFIGURE,
-    REFERENCE,
-    Bench,
-    Robot,
-    eventually,
-    image,
-    settle,
-    stamp_of,
-    until_flowing,
-)
+from harness import REFERENCE, RELIABLE, Bench, eventually, image, settle, stamp_of, until_flowing
 from mile_edge_interfaces.msg import Status
+from ros_age import newest_age
+from ros_setting import Setting, picture
 from sensor_msgs.msg import Image
 
 VGA = (480, 640)
-
-
-class Setting:
-    """A node with one camera, active, and this side of it."""
-
-    def __init__(self, name: str, bundle: Path, **parameters: Any) -> None:
-        self.bench = Bench(f"/{name}")
-        self.folder = Path(tempfile.mkdtemp(prefix="mile_edge_bench_"))
-        given = {
-            "bundle": str(bundle),
-            "sensors": ["camera"],
-            "camera.topic": "image",
-            "camera.reliability": "reliable",
-        }
-        given |= {"camera.depth": 50, **parameters}
-        self.robot = Robot(self.bench.namespace, given, self.folder / "log")
-        assert self.bench.change(CONFIGURE), self.robot.said
-        assert self.bench.change(ACTIVATE), self.robot.said
-        self.camera = self.bench.camera("image")
-
-    def __enter__(self) -> Setting:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.robot.end()
-        self.bench.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def picture(size: tuple[int, int]) -> np.ndarray:
-    """A frame of the procedural street at some size."""
-    from PIL import Image as Picture
-
-    from mile_edge.data.world import World
-
-    rgb = World(4243).views(1.0, ("clear",))["clear"].rgb
-    return np.asarray(Picture.fromarray(rgb).resize((size[1], size[0])))
 
 
 def overhead(bundle: Path, frames: int) -> dict[str, Any]:
@@ -126,8 +78,6 @@ def headers_and_memory(bundle: Path, frames: int) -> dict[str, Any]:
             wrong += sent.get(stamp_of(message)) != message.header.frame_id
             done.release()
 
-        from harness import RELIABLE
-
         at.bench.node.create_subscription(Image, "mile_edge/camera/mask", check, RELIABLE)
         message = image(picture((120, 160)), "rgb8", 0)
         sent[0] = "camera"
@@ -154,75 +104,6 @@ def headers_and_memory(bundle: Path, frames: int) -> dict[str, Any]:
         "memory_end_mib": memory[frames] / 2**20,
         "memory_growth_percent": 100 * (memory[frames] / memory[500] - 1),
     }
-
-
-def newest_age(bundle: Path, seconds: float, rate: float = 60.0) -> dict[str, Any]:
-    """A camera faster than the network: how old the newest frame is when its mask is out.
-
-    The age counts from the moment before the camera hands its frame to DDS, which its stamp is, and once more from its
-    arrival in the node. The camera goes on after the masks that count: the last frame of a camera that stops has no
-    successor, and waits for a whole pass.
-    """
-    with Setting("age", bundle, threads=1) as at:
-        status = at.bench.listen("camera/status", Status)
-        message = image(picture((240, 320)), "rgb8", 0)
-        until_flowing(at.camera, message, status)
-        settle(at.camera, message, status)
-        status.messages.clear()
-        waited, sent = waits_for_processor(at.robot.process.pid), []
-        punctual = is_punctual()
-        due = began = time.monotonic()
-        while time.monotonic() < began + seconds + 1.0:
-            now = time.time_ns()
-            message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
-            at.camera.publish(message)
-            sent.append(now)
-            due += 1 / rate
-            time.sleep(max(0.0, due - time.monotonic()))
-        waited = waits_for_processor(at.robot.process.pid) - waited
-        messages = [each for each in status.messages if stamp_of(each) < sent[0] + seconds * 1e9]
-    period, gaps = 1e3 / rate, np.diff(sent) * 1e-6
-    gap = {stamp: float(after) for stamp, after in zip(sent, gaps, strict=False)}
-    network, age, total = (
-        np.array([getattr(each, f"{part}_ms") for each in messages]) for part in ("network", "age", "total")
-    )
-    late = age > network + period
-    return {
-        "camera_hz": rate,
-        "camera_at_real_time_priority": punctual,
-        "camera_period_p99_ms": float(np.percentile(gaps, 99)),
-        "camera_period_worst_ms": float(gaps.max()),
-        "masks": len(messages),
-        "dropped": messages[-1].dropped - messages[0].dropped,
-        "inference_p50_ms": float(np.median(network)),
-        "age_p50_ms": float(np.median(age)),
-        "age_p95_ms": float(np.percentile(age, 95)),
-        "beyond_inference_p50_ms": float(np.median(age - network)),
-        "beyond_inference_p99_ms": float(np.percentile(age - network, 99)),
-        "beyond_inference_worst_ms": float((age - network).max()),
-        "later_than_inference_and_period_percent": float(100 * late.mean()),
-        "the_same_from_arrival_in_the_node_percent": float(100 * (total > network + period).mean()),
-        "late_in_all": int(late.sum()),
-        "late_while_the_camera_kept_its_period": sum(
-            gap[stamp_of(each)] < period + 1.0 for each, too_late in zip(messages, late, strict=True) if too_late
-        ),
-        "node_ready_but_without_processor_percent": 100 * waited / (seconds + 1.0),
-    }
-
-
-def is_punctual() -> bool:
-    """Give this thread real-time priority, where that is allowed: a camera's clock does not wait for the machine."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    except OSError:
-        return False
-    return True
-
-
-def waits_for_processor(pid: int) -> float:
-    """Seconds that a process's threads were ready to run and the machine gave them no processor."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) * 1e-9
 
 
 def lost_while_adding(bundle: Path, rounds: int) -> dict[str, Any]:
