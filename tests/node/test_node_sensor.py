@@ -139,6 +139,9 @@ def test_a_profile_file_wins_over_the_bundles_and_must_be_of_the_same_kind(tmp_p
     [
         ("/front/image_raw", "", "/front/camera_info"),
         ("/front/image_raw/compressed", "", "/front/camera_info"),
+        ("/image", "", "/camera_info"),
+        ("image", "", "camera_info"),
+        ("image/compressed", "", "camera_info"),
         ("/front/image_raw", "off", ""),
         ("/front/image_raw", "/calibration", "/calibration"),
     ],

@@ -17,6 +17,7 @@ ROS = (
     "rcl_interfaces",
     "mile_edge_interfaces",
     "diagnostic_updater",
+    "launch",
 )
 ROS_SIDE = (
     "diagnostics",
@@ -28,6 +29,7 @@ ROS_SIDE = (
     "training_action",
     "main",
     "health",
+    "launching",
 )
 
 

@@ -1,5 +1,6 @@
 """Plays a bag through the segmenter and records its masks: `ros2 launch mile_edge replay.launch.py bag:=... ..`."""
 
+import math
 from datetime import datetime
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from launch.actions import (
 )
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.substitutions import FindPackageShare
+from mile_edge_node.launching import fail
 
 ARGUMENTS = (
     ("bag", "", "Bag folder to play, MCAP or sqlite3."),
@@ -54,6 +57,8 @@ def _start(context: LaunchContext) -> list:
         rate, delay = float(given["rate"]), float(given["delay"])
     except ValueError:
         raise RuntimeError(f"rate:={given['rate']} and delay:={given['delay']} must be numbers") from None
+    if not (0 < rate < math.inf and 0 <= delay < math.inf):
+        raise RuntimeError(f"rate:={rate:g} must be more than 0 and delay:={delay:g} not less; give others")
     # Not lazy: with record:=false the node still shows its work in status and diagnostics.
     segment = IncludeLaunchDescription(
         PythonLaunchDescriptionSource([FindPackageShare("mile_edge"), "/launch/segment.launch.py"]),
@@ -76,10 +81,22 @@ def _start(context: LaunchContext) -> list:
         output="screen",
         name="record",
     )
-    # The last mask is still on its way when the bag ends.
-    ended = TimerAction(period=2.0, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))])
+
+    def played(event: ProcessExited, context: LaunchContext) -> list:
+        if context.is_shutdown:
+            return []
+        if event.returncode:
+            return [fail(f"ros2 bag play ended with status {event.returncode}; its own message above says why")]
+        # The last mask is still on its way when the bag ends.
+        return [TimerAction(period=2.0, actions=[EmitEvent(event=Shutdown(reason="the bag has ended"))])]
+
+    def recorded(event: ProcessExited, context: LaunchContext) -> list:
+        # Without it the bag would be played to nobody.
+        return [] if context.is_shutdown else [fail("ros2 bag record ended; its own message above says why")]
+
     return [
-        RegisterEventHandler(OnProcessExit(target_action=play, on_exit=[ended])),
+        RegisterEventHandler(OnProcessExit(target_action=play, on_exit=played)),
+        RegisterEventHandler(OnProcessExit(target_action=record, on_exit=recorded)),
         segment,
         *([record] if given["record"].lower() in ("true", "1") else []),
         TimerAction(period=delay, actions=[play]),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown, matches_action
 from launch.events.process import ProcessExited
@@ -12,6 +12,7 @@ from launch_ros.actions import LifecycleNode
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
+from mile_edge_node.launching import fail
 
 KINDS = ("camera", "depth", "thermal")
 ARGUMENTS = (
@@ -64,16 +65,23 @@ def _sensors(given: dict[str, str]) -> dict[str, object]:
 
 def _follow(event: ProcessExited, context: LaunchContext) -> list:
     """End with the segmenter, unless it ends because the launch does: a second shutdown is an error of launch's."""
-    return [] if context.is_shutdown else [EmitEvent(event=Shutdown(reason="the segmenter ended"))]
+    if context.is_shutdown:
+        return []
+    if event.returncode:
+        return [fail(f"the segmenter ended with status {event.returncode}; its own message above says why")]
+    return [EmitEvent(event=Shutdown(reason="the segmenter ended"))]
 
 
 def _start(context: LaunchContext) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name, _, _ in ARGUMENTS}
     if not given["bundle"]:
         raise RuntimeError("no bundle is given; give bundle:=FOLDER")
-    for name in ("sensors", "params"):
-        if given[name] and not Path(given[name]).is_file():
+    files = {name: Path(given[name]).expanduser().absolute() for name in ("sensors", "params") if given[name]}
+    for name, file in files.items():
+        if not file.is_file():
             raise RuntimeError(f"{name}:={given[name]} is no file")
+    if given["threads"] and not given["threads"].isdecimal():
+        raise RuntimeError(f"threads:={given['threads']} is no number; give 0 for all cores, or how many")
     values = {
         "bundle": str(Path(given["bundle"]).expanduser().absolute()),
         "use_sim_time": _flag("use_sim_time", given["use_sim_time"]),
@@ -83,13 +91,12 @@ def _start(context: LaunchContext) -> list:
     values |= {name: given[name] for name in ("backend", "engine") if given[name]}
     values |= {"threads": int(given["threads"])} if given["threads"] else {}
     values |= {"lazy": _flag("lazy", given["lazy"])} if given["lazy"] else {}
-    files = [str(Path(given[name]).absolute()) for name in ("sensors", "params") if given[name]]
     node = LifecycleNode(
         package="mile_edge",
         executable="segmenter",
         name=given["name"],
         namespace=given["namespace"],
-        parameters=[*files, values],
+        parameters=[*map(str, files.values()), values],
         output="screen",
         emulate_tty=True,
         arguments=["--ros-args", "--log-level", given["log_level"]],
@@ -103,16 +110,17 @@ def _start(context: LaunchContext) -> list:
     def change(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
 
-    def give_up(what: str) -> list:
-        reason = f"the segmenter could not {what}; its own message above says why"
-        return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+    def give_up(what: str) -> object:
+        return fail(f"the segmenter could not {what}; its own message above says why")
 
     return [
         # Before the node, so that no transition is missed.
         reaching("configuring", "inactive", change(Transition.TRANSITION_ACTIVATE)),
         # Shutdown rather than a node that looks dead.
-        reaching("configuring", "unconfigured", *give_up("be configured")),
-        reaching("activating", "inactive", *give_up("be activated")),
+        reaching("configuring", "unconfigured", give_up("be configured")),
+        reaching("configuring", "errorprocessing", give_up("be configured")),
+        reaching("activating", "inactive", give_up("be activated")),
+        reaching("activating", "errorprocessing", give_up("be activated")),
         RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_follow)),
         node,
         change(Transition.TRANSITION_CONFIGURE),

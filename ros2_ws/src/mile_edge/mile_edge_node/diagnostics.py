@@ -33,7 +33,8 @@ class Diagnostics:
     ) -> None:
         self._settings, self._session, self._active = settings, session, active
         self._updater = Updater(node)
-        self._updater.setHardwareID("none")
+        # Two robots' nodes have lines of the same names: this tells them apart.
+        self._updater.setHardwareID(node.get_fully_qualified_name())
         self._updater.add("segmenter", lambda status: _fill(status, self._node_verdict()))
         self._sensors: tuple[str, ...] = ()
 

@@ -15,13 +15,17 @@ def main() -> int:
     from rclpy.utilities import remove_ros_args
 
     parser = argparse.ArgumentParser(prog="health", description=__doc__)
-    parser.add_argument("--node", default="mile_edge", help="name of the segmenter (default mile_edge)")
+    parser.add_argument(
+        "--node",
+        default="mile_edge",
+        help="name of the segmenter, or /NAMESPACE/NAME where there are several (default mile_edge)",
+    )
     parser.add_argument("--wait", type=float, default=5.0, help="seconds to wait for its report (default 5)")
     given = parser.parse_args(remove_ros_args(sys.argv)[1:])
     lines: dict[str, DiagnosticStatus] = {}
 
     def heard(array: DiagnosticArray) -> None:
-        lines.update({line.name: line for line in array.status if line.name.startswith(f"{given.node}: ")})
+        lines.update({line.name: line for line in array.status if _is_of(line.name, line.hardware_id, given.node)})
 
     rclpy.init()
     node = rclpy.create_node("mile_edge_health", use_global_arguments=False)
@@ -37,11 +41,16 @@ def main() -> int:
     if not lines:
         bad = [f"{given.node} reported nothing on /diagnostics for {given.wait:g} s"]
     # The segmenter's own line is a warning until it is active: then there are no masks either.
-    own = lines.get(f"{given.node}: segmenter")
+    own = lines.get(f"{given.node.rpartition('/')[2]}: segmenter")
     if own is not None and own.level != DiagnosticStatus.OK:
         bad.append(f"{own.name}: {own.message}")
     print("\n".join(bad) or "healthy")
     return 1 if bad else 0
+
+
+def _is_of(name: str, hardware: str, node: str) -> bool:
+    """Whether a line of diagnostics is that node's; a full name is compared with the hardware id, which holds it."""
+    return name.startswith(f"{node.rpartition('/')[2]}: ") and (not node.startswith("/") or hardware == node)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
+from rclpy.expand_topic_name import expand_topic_name
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.lifecycle import State as LifecycleState
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from mile_edge.errors import MileError
 from mile_edge_node.diagnostics import Diagnostics
@@ -38,10 +40,15 @@ class SegmenterNode(LifecycleNode):
         """Open the bundle and announce the labels; on failure say why and stay unconfigured."""
         try:
             names = self._names()
+            self._check_topics(names)
             self.session = Session(self, self._settings, self._images, names)
         except (MileError, ParameterException) as problem:
             self.get_logger().error(f"cannot be configured: {problem}")
             return TransitionCallbackReturn.FAILURE
+        except Exception as problem:  # rclpy would go to error processing, and say nothing
+            self.get_logger().error(f"cannot be configured: {type(problem).__name__}: {problem}")
+            return TransitionCallbackReturn.FAILURE
+        self._warn_of_unknown(names)
         self._diagnostics.follow(tuple(names))
         experts = ", ".join(self.session.segmenter.experts)
         self.get_logger().info(f"bundle {self.session.segmenter.manifest.name!r} is open with experts {experts}")
@@ -102,6 +109,29 @@ class SegmenterNode(LifecycleNode):
         if len(set(names)) < len(names):
             raise MileError(f"the sensors {', '.join(names)} have a name twice; give each its own")
         return names
+
+    def _check_topics(self, names: list[str]) -> None:
+        """Refuse topics that no topic can be called: they are only subscribed to once somebody listens."""
+        for name in names:
+            given = self._settings.sensor(name)
+            for key in ("topic", "camera_info"):
+                if not given[key]:
+                    continue
+                try:
+                    validate_full_topic_name(expand_topic_name(given[key], self.get_name(), self.get_namespace()))
+                except (ValueError, NameValidationException) as problem:
+                    reason = str(problem).splitlines()[0].rstrip(":").split(", at /")[0]
+                    raise MileError(f"sensor {name!r} has {key} {given[key]!r}: {reason}; give another") from None
+
+    def _warn_of_unknown(self, names: list[str]) -> None:
+        """Say which parameters were given that are none: a misspelt one would have no effect, and nobody would know."""
+        # Parameters given for names that were never declared are nowhere else to be seen in rclpy.
+        unknown = [name for name in self._parameter_overrides if not self.has_parameter(name)]
+        if unknown:
+            listed, sensors = ", ".join(sorted(unknown)[:8]), ", ".join(names)
+            self.get_logger().warning(
+                f"without effect: {listed}; these parameters are misspelt, or of a sensor that is none of {sensors}"
+            )
 
     def _change(self, name: str, value: Any) -> str | None:
         try:

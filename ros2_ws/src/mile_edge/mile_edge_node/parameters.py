@@ -43,6 +43,10 @@ class Parameter:
 
     def problem(self, value: Any) -> str | None:
         """Say in one sentence why a value cannot be taken; None where it can."""
+        if isinstance(self.default, list):
+            texts = isinstance(value, (list, tuple)) and all(isinstance(word, str) for word in value)
+            # Without entries it has no type in a parameter file, and comes as None or as bytes.
+            return None if texts or value in (None, b"") else f"{self.name} is {value!r}; give a list of texts"
         if self.words and value not in self.words:
             return f"{self.name} is {value!r}; use one of {', '.join(self.words)}"
         if self.low is None or self.high is None:

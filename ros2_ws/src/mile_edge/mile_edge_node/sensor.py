@@ -82,10 +82,11 @@ def camera_info_topic(topic: str, given: str) -> str:
     """The calibration's topic: the one named, none for "off", else the sibling of the image topic, as drivers do."""
     if given:
         return "" if given == "off" else given
-    head, _, last = topic.rpartition("/")
+    head, slash, last = topic.rpartition("/")
     if last in ("compressed", "compressedDepth"):
-        head = head.rpartition("/")[0]
-    return f"{head}/camera_info"
+        head, slash, _ = head.rpartition("/")
+    # A relative topic without a folder has its calibration beside it, in the node's namespace.
+    return f"{head}{slash}camera_info"
 
 
 def _profile(name: str, given: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]) -> SensorProfile:

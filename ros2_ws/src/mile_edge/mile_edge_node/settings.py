@@ -61,16 +61,24 @@ class Settings:
         self._node.declare_parameter(name, default, descriptor)
 
     def _check(self, parameters: Sequence[RosParameter]) -> SetParametersResult:
-        for given in parameters:
-            parameter = known(given.name)
-            if parameter is None:
-                continue
-            reason = parameter.problem(given.value)
-            if reason is None and self._configured():
-                if parameter.dynamic:
-                    reason = self._changed(given.name, given.value)
-                elif self._node.has_parameter(given.name):
-                    reason = f"{given.name} may change before configure only; deactivate and clean up the node first"
-            if reason is not None:
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        ours = [(given, parameter) for given in parameters if (parameter := known(given.name)) is not None]
+        reasons = [self._reason(given, parameter) for given, parameter in ours]
+        if self._configured() and not any(reasons):
+            # All are taken or none: only an expert may still turn out not to be loaded, so it comes first.
+            dynamic = sorted(
+                (given for given, parameter in ours if parameter.dynamic), key=lambda p: p.name != "expert"
+            )
+            for given in dynamic:
+                if reason := self._changed(given.name, given.value):
+                    reasons.append(reason)
+                    break
+        refused = next(filter(None, reasons), None)
+        return SetParametersResult(successful=refused is None, reason=refused or "")
+
+    def _reason(self, given: RosParameter, parameter: Parameter) -> str | None:
+        """Say why a parameter cannot take a value now, before anything is changed."""
+        if reason := parameter.problem(given.value):
+            return reason
+        if self._configured() and not parameter.dynamic and self._node.has_parameter(given.name):
+            return f"{given.name} may change before configure only; deactivate and clean up the node first"
+        return None
