@@ -40,7 +40,8 @@ done
 python=$(head -n 1 "$(command -v ros2)" | sed 's/^#!//; s/ .*//')
 case $python in */env) python=$(command -v python3) ;; esac
 environment=.venv-ros
-if ! "$environment/bin/python" -c pass 2>/dev/null; then
+# Without pip it was left half made.
+if ! "$environment/bin/python" -c 'import pip' 2>/dev/null; then
   "$python" -m venv --system-site-packages --clear "$environment"
 fi
 if [ ! -f "$environment/.installed" ] || [ pyproject.toml -nt "$environment/.installed" ]; then

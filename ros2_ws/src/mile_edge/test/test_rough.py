@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from mile_edge_interfaces.msg import Status
 from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
@@ -70,6 +72,56 @@ def test_of_several_parameters_all_are_taken_or_none(bench: Bench, start: Start,
         assert not result.successful
         for _ in range(3):
             assert not until_flowing(camera, message, status).pinned
+
+
+def test_no_value_of_a_wrong_kind_is_taken_or_harms_the_node(bench: Bench, start: Start, frames: Frames) -> None:
+    robot = start()
+    status, camera = bench.listen("camera/status", Status), bench.camera("image")
+    message = image(frames["clear"], "rgb8", 1)
+    until_flowing(camera, message, status)
+    odd = [
+        float("nan"),
+        float("inf"),
+        -1e300,
+        2**62,
+        -(2**62),
+        True,
+        "",
+        "nobody",
+        "x" * 10_000,
+        [],
+        ["a"],
+        [1],
+        [0.5],
+        [b"a"],
+    ]
+    kinds = {"max_rate": float, "max_batch": int, "hysteresis": float, "overlay_opacity": float, "lazy": bool}
+    for name, kind in kinds.items():
+        for value in odd:
+            (result,) = bench.set(**{name: value})
+            assert result.successful == (type(value) is kind is bool), (name, value, result.reason)
+    for name in ("expert", "mask_size", "bundle", "sensors", "camera__topic", "no_such_parameter"):
+        for value in odd:
+            (result,) = bench.set(**{name: value})
+            assert not result.successful or (name, value) == ("expert", ""), (name, value)
+            assert result.successful or result.reason
+    assert until_flowing(camera, message, status).expert == "clear"
+    assert "Traceback" not in robot.said
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.05, 0.1, 0.2, 0.4])
+def test_an_interrupt_while_it_is_configured_or_activated_ends_it_cleanly(
+    bench: Bench, start: Start, moment: float
+) -> None:
+    robot = start(active=False)
+    assert bench.state() == "unconfigured"
+    client = bench.node.create_client(ChangeState, "mile_edge/change_state")
+    assert client.wait_for_service(timeout_sec=20)
+    for transition in (CONFIGURE, ACTIVATE):
+        client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    time.sleep(moment)
+    assert robot.end() == 0
+    assert "Traceback" not in robot.said
 
 
 def test_two_robots_share_a_machine_and_neither_hears_the_other(bench: Bench, frames: Frames, tmp_path: Path) -> None:
