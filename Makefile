@@ -10,7 +10,7 @@ define environment
 		{ rm -rf $(1); echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help demo test test-ros lint install workshop reference camvid clean
+.PHONY: help demo test test-ros lint install workshop reference camvid study-small clean
 
 help:
 	@echo "make demo       replay a multi-sensor bag through the reference bundle (installs the robot side into $(ROBOT))"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-ros   build the ROS 2 workspace and test the node over DDS; one line where there is no ROS 2"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
+	@echo "make study-small  compare all methods on six tasks of the world (under half an hour on two cores)"
 	@echo "make camvid     train base and dusk expert on the real CamVid frames (41 minutes of training when measured)"
 
 $(ROBOT)/.installed: pyproject.toml
@@ -52,6 +53,9 @@ reference: $(WORKSHOP)/.installed
 
 camvid: $(WORKSHOP)/.installed
 	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/camvid.sh
+
+study-small: $(WORKSHOP)/.installed
+	$(WORKSHOP)/bin/mile-edge study studies/small.yaml --out out/studies/small
 
 clean:
 	rm -rf out build $(ROBOT) $(WORKSHOP) .venv-ros

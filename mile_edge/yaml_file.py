@@ -43,12 +43,25 @@ def read_settings(path: Path | str, recipe: type[DataclassInstance], examples: s
         RecipeError: no such file, no YAML, no mapping, or an unknown key; the key is named.
     """
     settings = read_yaml(path, "recipe", RecipeError, "check the path and the file")
+    return known_keys(settings, recipe, f"recipe '{path}'", f"see {examples} for examples")
+
+
+def known_keys(settings: Any, recipe: type[DataclassInstance], where: str, hint: str) -> dict[str, Any]:
+    """``settings`` itself, where it is a mapping with no other keys than the fields of the dataclass ``recipe``.
+
+    Args:
+        where: what the mapping is, as the error's sentence begins.
+        hint: what to do where it is none.
+
+    Raises:
+        RecipeError: no mapping, or an unknown key; the key is named.
+    """
     if not isinstance(settings, dict):
-        raise RecipeError(f"recipe '{path}' is not a mapping of settings; see {examples} for examples")
+        raise RecipeError(f"{where} is not a mapping of settings; {hint}")
     known = sorted(each.name for each in fields(recipe))
     unknown = sorted(str(key) for key in settings if key not in known)
     if unknown:
-        raise RecipeError(f"recipe '{path}' has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+        raise RecipeError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
     return settings
 
 

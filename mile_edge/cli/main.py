@@ -23,6 +23,7 @@ _COMMANDS = {
     "replay": "run a bag through a bundle and report what came out",
     "evaluate": "score a bundle or a base on labelled folders",
     "bench": "time the gated pass against the frozen base",
+    "study": "compare methods on the same streams of tasks",
     "inspect": "show what a bundle or an expert file holds",
 }
 _WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft"}

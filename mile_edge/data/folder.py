@@ -104,6 +104,12 @@ class FolderDataset:
             )
         return LabelledFrame(file.stem, frame, label)
 
+    def files(self, index: int) -> tuple[Path, ...]:
+        """Image and, where there is one, label of a frame."""
+        image = self._images[index]
+        label = self._labels.get(image.stem)
+        return (image,) if label is None else (image, label)
+
     def __iter__(self) -> Iterator[LabelledFrame]:
         return (self[index] for index in range(len(self)))
 

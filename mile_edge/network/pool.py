@@ -107,13 +107,18 @@ class ExpertPool(nn.Module):
     def load(self, expert: Expert) -> None:
         """Put one expert's weights into the network: its low-rank pairs and its classifier."""
         self.reset(expert.classifier_weight.shape[0])
-        for name, (a, b) in expert.low_rank.items():
-            self.adapters[name].lora_A.copy_(torch.from_numpy(a.astype("float32")))
-            self.adapters[name].lora_B.copy_(torch.from_numpy(b.astype("float32")))
+        self.load_pairs(expert)
         weight, bias = classifier_parameters(self.classifier)
         # Arrays of a file are read-only, which torch has no notion of: copies.
         weight.copy_(torch.from_numpy(np.array(expert.classifier_weight))[:, :, None, None])
         bias.copy_(torch.from_numpy(np.array(expert.classifier_bias)))
+
+    @torch.no_grad()
+    def load_pairs(self, expert: Expert) -> None:
+        """Put one expert's low-rank pairs into the network and leave the classifier as it is."""
+        for name, (a, b) in expert.low_rank.items():
+            self.adapters[name].lora_A.copy_(torch.from_numpy(a.astype("float32")))
+            self.adapters[name].lora_B.copy_(torch.from_numpy(b.astype("float32")))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) normalised pixels to (B, classes, h, w) scores at the network's own resolution."""

@@ -54,6 +54,7 @@ def train_expert(
     augmentation: Augmentation,
     checkpoint: Path | None = None,
     start: Expert | None = None,
+    go_on: bool = False,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[Expert, FitResult]:
     """Train one expert from the base.
@@ -64,6 +65,7 @@ def train_expert(
         validation: frames that decide which weights are kept.
         checkpoint: file that a killed run resumes from.
         start: whose classifier to start from, by class name; the base's own where it is missing.
+        go_on: start from its low-rank pairs as well: the same expert learns one more task.
 
     Returns:
         the expert, and what its training came to.
@@ -76,6 +78,8 @@ def train_expert(
     pool.reset(len(classes))
     if start is not None:
         _start_classifier(pool, start, classes)
+        if go_on:
+            pool.load_pairs(start)
     frames = [frame for folder in data for frame in folder]
     held_out = [frame for folder in validation for frame in folder]
     statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed, task.kept)

@@ -8,6 +8,7 @@ from typing import Any
 
 from mile_edge.replay.page import pictures, sections
 from mile_edge.replay.page.markup import chip, esc, expert_colors, rgb
+from mile_edge.replay.page.sheet import sheet
 from mile_edge.replay.page.timeline import timeline
 from mile_edge.replay.tally import Tally
 
@@ -68,24 +69,9 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
         told = "The frames farthest beyond the novelty threshold of the expert that was chosen."
         parts.append(("novel", "Most novel frames", told, pictures.film(novel, colors, start, named=True)))
     parts.append(("skipped", "Skipped", "", sections.skipped(report)))
-    links = "".join(f'<a href="#{name}">{esc(title)}</a>' for name, title, _, _ in parts)
-    body = "".join(_section(*part) for part in parts)
     title = Path(report["bag"]["path"]).name
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{esc(title)} through {esc(report['bundle']['name'])}</title><style>{_style()}</style></head><body>"
-        f"{_header(report, title)}<nav><div>{links}</div></nav><main>{body}</main>{_footer(report)}</body></html>\n"
-    )
-
-
-def _style() -> str:
-    return Path(__file__).with_name("report.css").read_text(encoding="utf-8")
-
-
-def _section(name: str, title: str, told: str, content: str) -> str:
-    why = f'<p class="why">{esc(told)}</p>' if told else '<div style="height:10px"></div>'
-    return f'<section id="{name}"><h2>{esc(title)}</h2>{why}{content}</section>'
+    name = f"{title} through {report['bundle']['name']}"
+    return sheet(name, _header(report, title), parts, _footer(report))
 
 
 def _header(report: Mapping[str, Any], title: str) -> str:

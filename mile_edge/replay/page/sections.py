@@ -46,10 +46,11 @@ def tiles(report: Mapping[str, Any]) -> str:
         ("Novel frames", percent(report["novel"]), "", "beyond their expert's threshold"),
         ("Skipped", count(lost), "", "nothing was lost" if not lost else "each with its reason below"),
     ]
-    return '<div class="tiles">' + "".join(_tile(*tile) for tile in shown) + "</div>"
+    return '<div class="tiles">' + "".join(tile(*each) for each in shown) + "</div>"
 
 
-def _tile(name: str, value: str, unit: str, note: str) -> str:
+def tile(name: str, value: str, unit: str, note: str) -> str:
+    """One figure with its name, unit and note."""
     small = f"<small>{esc(unit)}</small>" if unit else ""
     return (
         f'<div class="tile"><div class="name">{esc(name)}</div><div class="value">{esc(value)}{small}</div>'
@@ -117,13 +118,18 @@ def gate(report: Mapping[str, Any], colors: Mapping[str, str]) -> str:
     notes = "".join(f'<p class="why">{esc(sentence)}</p>' for sentence in told)
     if found["accuracy"] is None:
         return f'<p class="soft">Not measured: {esc(found["reason"])}.</p>{notes}'
+    return heat(found["confusion"], colors) + notes
+
+
+def heat(confusion: Mapping[str, Mapping[str, int]], colors: Mapping[str, str]) -> str:
+    """Frames by the expert that is right and the one that was chosen, in the order of the colours."""
     order = list(colors)
-    right = sorted(found["confusion"], key=order.index)
-    chosen = sorted({name for row in found["confusion"].values() for name in row} | set(right), key=order.index)
+    right = sorted(confusion, key=order.index)
+    chosen = sorted({name for row in confusion.values() for name in row} | set(right), key=order.index)
     head = "".join(f"<th>{chip(name, colors[name])}</th>" for name in chosen)
-    body = "".join(_heat_row(name, found["confusion"][name], chosen, colors) for name in right)
+    body = "".join(_heat_row(name, confusion[name], chosen, colors) for name in right)
     corner = '<th class="side">right ↓ &nbsp; chosen →</th>'
-    return f'<div class="scroll"><table class="heat"><tr>{corner}{head}</tr>{body}</table></div>{notes}'
+    return f'<div class="scroll"><table class="heat"><tr>{corner}{head}</tr>{body}</table></div>'
 
 
 def _heat_row(name: str, row: Mapping[str, int], chosen: list[str], colors: Mapping[str, str]) -> str:
