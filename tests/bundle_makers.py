@@ -135,6 +135,18 @@ def tree(folder: Path) -> dict[str, str]:
     return found
 
 
+def expected_tree(folder: Path) -> set[str]:
+    """The paths below a bundle that nobody has left anything in: what its manifest and the states it keeps name."""
+    found = {"manifest.json", "segmenter.onnx", "base.onnx", "experts"}
+    kept = sorted((folder / "history").glob("*.json"))
+    for path in (folder / "manifest.json", *kept):
+        values = json.loads(path.read_bytes())
+        found |= {entry["file"] for entry in [*values["experts"], values.get("candidate")] if entry}
+    if (folder / "journal.jsonl").exists():
+        found |= {"journal.jsonl", "history", *(f"history/{path.name}" for path in kept)}
+    return found
+
+
 def entries(folder: Path) -> list[str]:
     """The names in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())

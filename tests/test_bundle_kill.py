@@ -25,6 +25,7 @@ from bundle_makers import (
     BASE_ONNX,
     ONNX,
     entries,
+    expected_tree,
     is_one_sentence,
     make_base,
     make_bundle,
@@ -34,15 +35,18 @@ from bundle_makers import (
     write_file,
 )
 
-from mile_edge.bundle import Bundle, Manifest, lock, remove_expert, verify_bundle
+from mile_edge.bundle import Bundle, Manifest, history, lock, remove_expert, verify_bundle
 from mile_edge.bundle.lock import locked
 from mile_edge.errors import BundleError, MileError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-TRACED = ("commit.py", "files.py", "lock.py", "store.py")
+TRACED = ("commit.py", "files.py", "history.py", "journal.py", "lock.py", "store.py")
 # They only look: between two of their lines the disk is the same.
-READERS = ("named", "opened_regular", "read_regular", "hash_regular", "strays")
+READERS = (
+    *("named", "opened_regular", "read_regular", "hash_regular", "strays", "read_journal", "states", "read_state"),
+    *("find_state", "files_of_states", "_files", "_tail", "_last_record", "_record", "_outcome"),
+)
 STUCK_AFTER_S = 240
 NOBODY = 65534
 
@@ -105,9 +109,8 @@ def whole_state(folder: Path) -> list[str]:
 
 
 def assert_swept(folder: Path) -> None:
-    manifest = Bundle.open(folder).manifest
-    expected = {"manifest.json", "segmenter.onnx", "base.onnx", "experts", *(entry.file for entry in manifest.experts)}
-    assert set(tree(folder)) == expected
+    Bundle.open(folder)
+    assert set(tree(folder)) == expected_tree(folder)
 
 
 @functools.cache
@@ -321,7 +324,10 @@ def test_a_bundle_in_another_s_hands_names_the_other(tmp_path: Path) -> None:
     holder = Child(hold)
     try:
         holder.wait_for_line()
-        with pytest.raises(BundleError, match=f"process {holder.pid};") as caught, locked(bundle.path, wait_s=0.1):
+        with (
+            pytest.raises(BundleError, match=rf"process {holder.pid} \(.* on .*, since 20.*\);") as caught,
+            locked(bundle.path, wait_s=0.1),
+        ):
             pass
         assert is_one_sentence(caught.value)
     finally:
@@ -464,6 +470,8 @@ def test_a_power_cut_finds_nothing_renamed_that_is_not_on_the_disk(
     rain = write_file(tmp_path, make_expert("rain"))
     if change != "create":
         bundle = make_bundle(tmp_path, make_expert("fog"))
+    # So that what is removed is also deleted.
+    monkeypatch.setattr(history, "STATES", 0)
     monkeypatch.setattr(os, "fsync", seen_fsync)
     listening.append(True)
     if change == "create":
@@ -490,6 +498,8 @@ def test_a_power_cut_finds_nothing_renamed_that_is_not_on_the_disk(
         gone = [index for index, (kind, path) in enumerate(steps) if kind == "os.remove" and "fog-" in path]
         assert gone
         assert min(gone) > last
+    if change != "create":
+        assert any(path == str(folder / "journal.jsonl") and index < last for index, path in synced)
 
 
 def test_a_folder_being_created_by_a_living_run_is_not_swept_by_another(tmp_path: Path) -> None:

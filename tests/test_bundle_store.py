@@ -22,6 +22,7 @@ from bundle_makers import (
     ROAD,
     SKY,
     entries,
+    expected_tree,
     is_one_sentence,
     make_base,
     make_bundle,
@@ -52,14 +53,10 @@ def names(bundle: Bundle) -> list[str]:
     return [entry.name for entry in bundle.manifest.experts]
 
 
-def expected_files(bundle: Bundle) -> set[str]:
-    return {"manifest.json", "segmenter.onnx", "base.onnx", "experts", *(each.file for each in bundle.manifest.experts)}
-
-
 def test_a_new_bundle_holds_what_was_given_and_nothing_else(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path)
     assert entries(tmp_path) == ["bundle"]
-    assert set(tree(bundle.path)) == expected_files(bundle)
+    assert set(tree(bundle.path)) == expected_tree(bundle.path)
     assert bundle.network_path.read_bytes() == ONNX
     assert bundle.base_graph_path is not None
     assert bundle.base_graph_path.read_bytes() == BASE_ONNX
@@ -126,14 +123,14 @@ def test_an_expert_comes_and_goes(tmp_path: Path) -> None:
     assert grown.experts()[1] == make_expert("fog", classes=(SKY, CAR))
     assert (grown.path / grown.manifest.experts[1].file).read_bytes() == source.read_bytes()
     assert Bundle.open(bundle.path) == grown
-    assert set(tree(bundle.path)) == expected_files(grown)
+    assert set(tree(bundle.path)) == expected_tree(grown.path)
     shrunk = grown.remove("fog")
     assert names(shrunk) == ["base"]
     assert shrunk.manifest.classes == (SKY, ROAD, CAR)
     assert Bundle.open(bundle.path) == shrunk
     after = tree(bundle.path)
     assert {name for name in fresh if fresh[name] != after[name]} == {"manifest.json"}
-    assert set(fresh) == set(after)
+    assert set(after) == expected_tree(bundle.path)
     assert names(bundle) == ["base"]
     assert source.exists()
 
@@ -445,7 +442,7 @@ def test_what_killed_runs_left_is_swept_and_what_is_not_ours_stays(tmp_path: Pat
     assert len(verify_bundle(bundle.path)) == len(ours)
     assert names(Bundle.open(bundle.path)) == ["base", "fog"]
     bundle = bundle.add(write_file(tmp_path, make_expert("rain")))
-    expected = expected_files(bundle) | {*others, "experts/folder-12345678.safetensors"}
+    expected = expected_tree(bundle.path) | {*others, "experts/folder-12345678.safetensors"}
     assert set(tree(bundle.path)) == expected
     assert verify_bundle(bundle.path) == []
 

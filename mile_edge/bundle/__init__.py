@@ -1,5 +1,6 @@
 """What is on disk: the manifest, the expert files, and the only code that changes them. No pickle, no torch."""
 
+from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.checks import check_expert
 from mile_edge.bundle.derive import derive_bundle
 from mile_edge.bundle.expert import Expert, expert_bytes, read_expert, write_expert
@@ -9,6 +10,7 @@ from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, Un
 from mile_edge.bundle.loading import verify_bundle
 from mile_edge.bundle.manifest import BaseInfo, ExpertEntry, Manifest, Network
 from mile_edge.bundle.store import Bundle, remove_expert
+from mile_edge.bundle.trust import Trust
 
 __all__ = [
     "UNUSED_BIAS",
@@ -22,6 +24,8 @@ __all__ = [
     "LowRankLayout",
     "Manifest",
     "Network",
+    "ShadowPlan",
+    "Trust",
     "UnpackedRow",
     "check_expert",
     "derive_bundle",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mile_edge.bundle.files import PARTIAL, named, reason, sync_folder, write_synced
+from mile_edge.bundle import history, journal
+from mile_edge.bundle.files import PARTIAL, named, read_regular, reason, sync_folder, write_synced
+from mile_edge.bundle.journal import Change
 from mile_edge.bundle.manifest import Manifest
 from mile_edge.errors import BundleError
 
@@ -22,8 +25,10 @@ _STORED = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors")
 _ASIDE = re.compile(r"\.(manifest\.json|[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors)\.partial")
 
 
-def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes], what: Change) -> None:
     """Make `manifest` the bundle's; `files` are the new ones it names. The caller holds the lock.
+
+    The state before is kept, and the journal has `what` before it is done.
 
     Raises:
         BundleError: the disk refused; the old state is in place and the new files are gone.
@@ -32,7 +37,7 @@ def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None
     if (folder / EXPERTS).is_symlink():
         raise BundleError(f"bundle {named(folder)} has a symbolic link as {EXPERTS}; copy the folder itself")
     try:
-        _replace_files(folder, text, files)
+        _replace_files(folder, text, files, what)
     except OSError as failure:
         raise BundleError(
             f"bundle {named(folder)} cannot be changed: {reason(failure)}; check its permissions and the disk"
@@ -40,11 +45,14 @@ def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None
     # From here on the change is made: a failure to tidy up must not read as a refusal.
     with contextlib.suppress(OSError):
         sync_folder(folder)
+        history.prune(folder)
         sweep(folder, manifest)
 
 
-def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes]) -> None:
+def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes], what: Change) -> None:
     finals = [folder / name for name in files]
+    # A state that is kept may need a file of the very same content.
+    fresh = [final for final in finals if not final.exists()]
     manifest_aside = _aside(folder / MANIFEST)
     try:
         # All bytes are on the disk before the first rename, so a full one is found while nothing has happened.
@@ -55,11 +63,14 @@ def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes]) -> Non
             _aside(final).replace(final)
         if finals:
             sync_folder(folder / EXPERTS)
+        present = read_regular(folder / MANIFEST, MAX_MANIFEST, "manifest.json", BundleError)
+        history.keep(folder, folder / MANIFEST, present)
+        journal.append(folder, what, *(hashlib.sha256(each).hexdigest() for each in (present, text)))
         manifest_aside.replace(folder / MANIFEST)
     except BaseException:
         # An interrupt may arrive just after the last rename: then the manifest names the new files and they stay.
         if not _holds(folder / MANIFEST, text):
-            for path in (*map(_aside, finals), manifest_aside, *finals):
+            for path in (*map(_aside, finals), manifest_aside, *fresh):
                 with contextlib.suppress(OSError):
                     path.unlink()
         raise
@@ -74,15 +85,17 @@ def _holds(path: Path, text: bytes) -> bool:
 
 
 def sweep(folder: Path, manifest: Manifest) -> None:
-    """Delete what killed runs left: the store's own files that the manifest does not name."""
+    """Delete what killed runs left: the store's own files that neither the manifest nor a state that is kept names."""
     for path in strays(folder, manifest):
         with contextlib.suppress(OSError):
             path.unlink()
 
 
 def strays(folder: Path, manifest: Manifest) -> list[Path]:
-    """Files with a name that only the store gives and that the manifest does not mention."""
-    mentioned = {entry.file for entry in manifest.experts}
+    """Files with a name that only the store gives and that neither the manifest nor a state that is kept mentions."""
+    mentioned = {entry.file for entry in manifest.experts} | history.files_of_states(folder)
+    if manifest.candidate is not None:
+        mentioned.add(manifest.candidate.file)
     found: list[Path] = []
     for place, prefix in ((folder, ""), (folder / EXPERTS, EXPERTS + "/")):
         with contextlib.suppress(OSError), os.scandir(place) as entries:

@@ -11,7 +11,6 @@ from pathlib import Path
 from mile_edge.bundle import commit
 from mile_edge.bundle.expert import MAX_BYTES
 from mile_edge.bundle.files import named, read_regular
-from mile_edge.bundle.manifest import Network
 from mile_edge.bundle.store import Bundle
 from mile_edge.errors import BundleError
 
@@ -45,16 +44,12 @@ def derive_bundle(
         if hashlib.sha256(data).hexdigest() != entry.sha256:
             raise BundleError(f"bundle file {named(file)} changed while it was read; try again")
         contents[entry.file] = data
-    network = _with(manifest.network, onnx_bytes, precision)
+    network = manifest.network.of(onnx_bytes, precision)
     contents[network.file] = onnx_bytes
     base_graph = None
     if manifest.base_graph is not None and base_graph_bytes is not None:
-        base_graph = _with(manifest.base_graph, base_graph_bytes, precision)
+        base_graph = manifest.base_graph.of(base_graph_bytes, precision)
         contents[base_graph.file] = base_graph_bytes
-    manifest = replace(manifest, network=network, base_graph=base_graph)
+    manifest = replace(manifest, network=network, base_graph=base_graph, candidate=None)
     commit.create_folder(Path(path).absolute(), {**contents, commit.MANIFEST: manifest.to_json().encode()})
     return Bundle.open(path)
-
-
-def _with(network: Network, data: bytes, precision: str) -> Network:
-    return replace(network, sha256=hashlib.sha256(data).hexdigest(), precision=precision)

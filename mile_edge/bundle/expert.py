@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -17,8 +16,9 @@ from mile_edge.bundle.checks import check_numbers
 from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.manifest import TAPS
+from mile_edge.bundle.package import Package, read_package
 from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
-from mile_edge.bundle.tensor_file import Tensor, read_tensors, write_tensors
+from mile_edge.bundle.tensor_file import Tensor, content_digest, read_tensors, write_tensors
 from mile_edge.errors import ExpertError
 
 FORMAT = "mile-edge-expert"
@@ -45,6 +45,7 @@ class Expert:
     features: (N, D) gate features of N frames, kept for a gate that is fitted on those of all experts, or None.
     sensors: kinds it was trained for, empty = any; domains: conditions it was trained in, "*" = any.
     training, scores: JSON objects for people and reports; nothing reads a decision from them.
+    package: version and signature of a published expert; None for a plain one. A signature holds for this very content.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Expert:
     scores: dict[str, Any] = field(default_factory=dict)
     features: FLOATS | None = None
     attributes: tuple[str, ...] = ()
+    package: Package | None = None
 
     def sizes(self) -> dict[str, int]:
         """Bytes on disk: "adapter" (fp16), "head" (fp32) and "gate" (statistics in fp32, kept features in fp16)."""
@@ -142,7 +144,11 @@ def expert_bytes(expert: Expert) -> bytes:
     }
     if expert.attributes:
         metadata["attributes"] = json.dumps(list(expert.attributes))
-    metadata["digest"] = _digest(tensors, metadata)
+    if expert.package is not None:
+        metadata["package"] = expert.package.statement()
+    metadata["digest"] = content_digest(tensors, metadata)
+    if expert.package is not None and expert.package.signature:
+        metadata["signature"] = expert.package.signature
     data = write_tensors(tensors, metadata)
     parse_expert(data, where)
     return data
@@ -172,10 +178,12 @@ def parse_expert(data: bytes, where: str, *, check_digest: bool = True) -> Exper
     except ExpertError as error:
         raise ExpertError(f"{where}: {error}") from None
     digest = metadata.pop("digest", None)
+    # The signature covers the digest, and so cannot be within it.
+    metadata.pop("signature", None)
     if (
         check_digest
         and digest is not None
-        and digest != _digest({name: tensor.array for name, tensor in tensors.items()}, metadata)
+        and digest != content_digest({name: tensor.array for name, tensor in tensors.items()}, metadata)
     ):
         raise ExpertError(f"{where} is damaged: its content does not match its own digest; fetch or write it again")
     check_numbers(expert, where)
@@ -189,7 +197,7 @@ def _structured(metadata: dict[str, str]) -> Fields:
         text = metadata.get(key, "")
         if text.isascii() and text.isdigit() and len(text) <= 16:
             values[key] = int(text)
-    for key in ("classes", "sensors", "domains", "attributes", "training", "scores"):
+    for key in ("classes", "sensors", "domains", "attributes", "training", "scores", "package"):
         if key in metadata:
             try:
                 values[key] = parse_value(metadata[key])
@@ -246,6 +254,7 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         scores=meta.mapping("scores"),
         features=plain.get("gate.features"),
         attributes=() if meta.peek("attributes") is None else _names(meta, "attributes"),
+        package=read_package(meta),
     )
     meta.finish()
     return expert
@@ -277,15 +286,6 @@ def _tensors(expert: Expert) -> dict[str, FLOATS]:
         if expert.features is not None:
             tensors["gate.features"] = np.asarray(expert.features).astype("<f2")
     return tensors
-
-
-def _digest(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over metadata and tensors by name: a flipped bit in a weight is noticed wherever the file travels."""
-    described = [[name, list(tensors[name].shape)] for name in sorted(tensors)]
-    digest = hashlib.sha256(json.dumps([dict(sorted(metadata.items())), described]).encode())
-    for name in sorted(tensors):
-        digest.update(np.ascontiguousarray(tensors[name], dtype="<f4").data.cast("B"))
-    return digest.hexdigest()
 
 
 def _same(one: object, other: object) -> bool:

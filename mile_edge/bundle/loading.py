@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST, strays
 from mile_edge.bundle.expert import MAX_BYTES, Expert, parse_expert
@@ -44,7 +45,7 @@ def check_network(folder: Path, network: Network) -> None:
         raise BundleError(f"bundle file {named(path)} is not the one the manifest names; export the bundle again")
 
 
-def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
+def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry | Candidate) -> Expert:
     """One expert of a bundle, refused unless it is the file the manifest names and fits the manifest."""
     path = folder / entry.file
     where = f"bundle file {named(path)}"
@@ -61,7 +62,7 @@ def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry) -> Expert:
         raise BundleError(str(error)) from None
     if expert.name != entry.name:
         raise BundleError(f"{where} holds expert {expert.name!r} and the manifest calls it {entry.name!r}; {remedy}")
-    if not set(expert.classes) <= set(manifest.classes):
+    if isinstance(entry, ExpertEntry) and not set(expert.classes) <= set(manifest.classes):
         raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
     return expert
 
@@ -90,7 +91,8 @@ def _problems(folder: Path, text: bytes) -> list[str]:
             check_network(folder, network)
         except BundleError as error:
             problems.append(str(error))
-    for row, entry in enumerate(manifest.experts):
+    entries: list[ExpertEntry | Candidate] = [*manifest.experts, *filter(None, [manifest.candidate])]
+    for row, entry in enumerate(entries):
         try:
             expert = load_expert(folder, manifest, entry)
         except BundleError as error:

@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from mile_edge.bundle.files import named, reason
+from mile_edge.bundle.owner import MAX_BYTES, Owner, read_owner
 from mile_edge.errors import BundleError
 
 LOCK_FILE = ".lock"
@@ -29,7 +30,7 @@ def locked(folder: Path, wait_s: float | None = None) -> Iterator[None]:
         wait_s: how long to wait for another writer, in seconds; WAIT_S by default.
 
     Raises:
-        BundleError: another process holds it for longer (its pid is named), or the folder cannot be written.
+        BundleError: another process holds it for longer (who and since when is said), or the folder cannot be written.
     """
     path = folder / LOCK_FILE
     try:
@@ -94,12 +95,12 @@ def _is_current(path: Path, stream: FileIO) -> bool:
 
 
 def _sign(stream: FileIO) -> None:
-    # The pid is for people only; a full disk must not stop a removal.
+    # For people only; a full disk must not stop a removal.
     with contextlib.suppress(OSError):
         stream.truncate(0)
-        stream.write(f"{os.getpid()}\n".encode())
+        stream.write(Owner.me().to_json().encode() + b"\n")
 
 
 def _owner(stream: FileIO) -> str:
-    text = stream.read(32).strip()
-    return f"process {text.decode()}" if text.isdigit() else "another process"
+    owner = read_owner(stream.read(MAX_BYTES))
+    return "another process" if owner is None else str(owner)

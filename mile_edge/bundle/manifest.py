@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mile_edge.bundle.candidate import Candidate, read_candidate
 from mile_edge.bundle.gate import Gate, read_gate
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
 from mile_edge.bundle.strict_json import NAME, Fields, check_plain, parse_object
+from mile_edge.bundle.versions import SeenVersion, read_versions
 from mile_edge.errors import BundleError
 
 SCHEMA = 1
@@ -47,6 +50,10 @@ class Network:
     width: int
     precision: str
 
+    def of(self, data: bytes, precision: str | None = None) -> Network:
+        """As it is, with another file's bytes."""
+        return replace(self, sha256=hashlib.sha256(data).hexdigest(), precision=precision or self.precision)
+
     @property
     def half(self) -> bool:
         """Whether the bank, and whatever is not int8, is fp16; else it is fp32."""
@@ -69,7 +76,10 @@ class ExpertEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that `manifest.json` says. The first of `experts` is row 0, the base's own; row = place in `experts`."""
+    """All that `manifest.json` says. The first of `experts` is row 0, the base's own; row = place in `experts`.
+
+    candidate: the expert in shadow, in no row; versions: the newest seen of each packaged expert, also of removed ones.
+    """
 
     name: str
     base: BaseInfo
@@ -81,6 +91,8 @@ class Manifest:
     sensors: dict[str, dict[str, Any]] = field(default_factory=dict)
     experts: tuple[ExpertEntry, ...] = ()
     base_graph: Network | None = None
+    candidate: Candidate | None = None
+    versions: dict[str, SeenVersion] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @classmethod
@@ -110,6 +122,9 @@ class Manifest:
         values = asdict(self)
         # What only some bundles have is left out of the others, so that older versions read those.
         values["gate"] = {key: value for key, value in values["gate"].items() if value not in (None, ())}
+        for key in ("candidate", "versions"):
+            if not values[key]:
+                del values[key]
         for layer in values["low_rank"]["layers"]:
             if layer["rank"] is None:
                 del layer["rank"]
@@ -148,9 +163,19 @@ class Manifest:
             ) from None
 
     def with_expert(self, entry: ExpertEntry, classes: Sequence[ClassLabel]) -> Manifest:
-        """The manifest with one more expert in the next row, its new classes appended; existing ids do not move."""
+        """The manifest with an expert in the next row, or in the row of the one of its name, whose threshold goes.
+
+        Its new classes are appended; existing ids do not move.
+        """
         new = tuple(label for label in classes if label not in self.classes)
-        return replace(self, experts=(*self.experts, entry), classes=self.classes + new)
+        thresholds = {key: value for key, value in self.gate.thresholds.items() if key != entry.name}
+        experts = tuple(entry if other.name == entry.name else other for other in self.experts)
+        return replace(
+            self,
+            experts=experts if entry in experts else (*experts, entry),
+            classes=self.classes + new,
+            gate=replace(self.gate, thresholds=thresholds),
+        )
 
     def without_expert(self, name: str) -> Manifest:
         """The manifest without an expert; classes stay, so that ids keep their meaning.
@@ -175,7 +200,7 @@ def expert_file(name: str, sha256: str) -> str:
 
 
 def _manifest(fields: Fields) -> Manifest:
-    schema = fields.integer("schema", 1, SCHEMA)
+    fields.integer("schema", 1, SCHEMA)
     name = fields.text("name", 128)
     base = _base(fields.inner("base"))
     low_rank = _layout(fields.inner("low_rank"))
@@ -191,8 +216,14 @@ def _manifest(fields: Fields) -> Manifest:
     if (capacity + 1) * max(low_rank.row_length, gate.prototypes * gate.dim) > MAX_BANK_NUMBERS:
         fields.fail("capacity", capacity, f"a bank of at most {MAX_BANK_NUMBERS} numbers")
     sensors = _sensors(fields)
+    candidate = None if fields.peek("candidate") is None else read_candidate(fields.inner("candidate"))
+    if candidate is not None and candidate.file != expert_file(candidate.name, candidate.sha256):
+        fields.fail("candidate.file", candidate.file, "the path of its name and hash")
+    versions = read_versions(fields, REMEDY)
     fields.finish()
-    return Manifest(name, base, classes, network, low_rank, gate, capacity, sensors, experts, base_graph, schema)
+    return Manifest(
+        name, base, classes, network, low_rank, gate, capacity, sensors, experts, base_graph, candidate, versions
+    )
 
 
 def _base(fields: Fields) -> BaseInfo:

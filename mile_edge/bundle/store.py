@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mile_edge.bundle import commit
+from mile_edge.bundle import admission, commit, history
+from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.checks import check_fit
-from mile_edge.bundle.expert import MAX_BYTES, Expert, expert_bytes, parse_expert
-from mile_edge.bundle.files import named, read_regular
+from mile_edge.bundle.expert import Expert, expert_bytes
+from mile_edge.bundle.files import named
 from mile_edge.bundle.gate import Gate
+from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import (
     check_network,
     load_expert,
@@ -26,8 +28,9 @@ from mile_edge.bundle.loading import (
     verify_bundle,
 )
 from mile_edge.bundle.lock import locked
-from mile_edge.bundle.manifest import ExpertEntry, Manifest, Network, expert_file
-from mile_edge.bundle.strict_json import NAME, shown
+from mile_edge.bundle.manifest import ExpertEntry, Manifest
+from mile_edge.bundle.strict_json import shown
+from mile_edge.bundle.trust import OPEN, Trust
 from mile_edge.errors import BundleError, ExpertError
 
 
@@ -38,6 +41,7 @@ class Bundle:
     path: Path
     manifest: Manifest
     _experts: tuple[Expert, ...] = field(repr=False)
+    candidate: Expert | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -96,12 +100,12 @@ class Bundle:
             raise ExpertError(f"expert {shown(base_expert.name)} has an adapter and is to be row 0; give adapter none")
         data = expert_bytes(base_expert)
         check_fit(base_expert, manifest, f"expert {shown(base_expert.name)}")
-        entry = _entry(base_expert.name, data)
+        entry = admission.entry_of(base_expert.name, data)
         contents = {manifest.network.file: onnx_bytes, entry.file: data}
-        manifest = replace(manifest, network=_hashed(manifest.network, onnx_bytes))
+        manifest = replace(manifest, network=manifest.network.of(onnx_bytes))
         if manifest.base_graph is not None and base_graph_bytes is not None:
             contents[manifest.base_graph.file] = base_graph_bytes
-            manifest = replace(manifest, base_graph=_hashed(manifest.base_graph, base_graph_bytes))
+            manifest = replace(manifest, base_graph=manifest.base_graph.of(base_graph_bytes))
         manifest = manifest.with_expert(entry, base_expert.classes)
         commit.create_folder(folder, {**contents, commit.MANIFEST: manifest.to_json().encode()})
         return cls.open(folder)
@@ -120,38 +124,86 @@ class Bundle:
         """The frozen base's own ONNX file, or None."""
         return None if self.manifest.base_graph is None else self.path / self.manifest.base_graph.file
 
-    def add(self, path: str | os.PathLike[str], name: str | None = None) -> Bundle:
+    def add(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        trust: Trust = OPEN,
+        sha256: str = "",
+        replaces: bool = False,
+        downgrade: bool = False,
+        shadow: ShadowPlan | None = None,
+    ) -> Bundle:
         """Add one expert file in the next free row; the file itself stays where it is.
 
         Args:
             path: a file that `read_expert` reads.
             name: another name than the file's own.
+            trust: what the file must show.
+            sha256: of the file, 64 hexadecimal digits; empty where nobody said.
+            replaces: take the row of the expert of that name, in one change.
+            downgrade: take it although a newer version of its name was here.
+            shadow: enter it as the candidate, to run in shadow by this plan; it may have the name of a live expert,
+                whose row it takes when it goes live.
 
         Returns:
-            The bundle as it is now on disk, also with what other processes changed since; the new expert is the last.
+            The bundle as it is now on disk, also with what other processes changed since.
 
         Raises:
-            ExpertError: the file is no expert or does not fit; nothing has changed.
+            ExpertError: the file is no expert, is refused by the policy, or does not fit; nothing has changed.
             BundleError: the bundle is full, locked by another process, damaged or not writable; nothing has changed.
         """
-        where = f"expert file {named(path)}"
-        data = read_regular(path, MAX_BYTES, where, ExpertError)
-        expert = parse_expert(data, where)
-        if name is not None and name != expert.name:
-            if not NAME.fullmatch(name):
-                raise ExpertError(
-                    f"{shown(name)} is no expert name; use lower-case letters, digits, - and _ (at most 64 letters)"
-                )
-            expert = replace(expert, name=name)
-            data = expert_bytes(expert)
-        entry = _entry(expert.name, data)
+        arrival = admission.receive(path, name, trust, sha256)
         with locked(self.path):
             now = self._current()
-            _check_room(now.manifest, expert.name, where)
-            check_fit(expert, now.manifest, where)
-            manifest = now.manifest.with_expert(entry, expert.classes)
-            commit.change(self.path, manifest, {entry.file: data})
-        return Bundle(self.path, manifest, (*now._experts, expert))
+            known = any(entry.name == arrival.expert.name for entry in now.manifest.experts)
+            if shadow is None:
+                manifest = admission.entered(now.manifest, arrival, replaces=replaces, downgrade=downgrade)
+                what = arrival.change("replace" if known else "add")
+            else:
+                manifest = admission.entered_in_shadow(now.manifest, arrival, shadow, downgrade=downgrade)
+                what = arrival.change("shadow", vars(shadow))
+            commit.change(self.path, manifest, {arrival.entry.file: arrival.data}, what)
+        return now._with(manifest, arrival.expert, arrival.entry)
+
+    def promote(self, detail: Mapping[str, object] | None = None) -> Bundle:
+        """Put the candidate live, in a new row or in that of the expert of its name; `detail` is for the journal.
+
+        Raises:
+            BundleError: there is none, or the bundle is full, locked, damaged or not writable; nothing has changed.
+        """
+        return self._settle("live", admission.promoted, detail)
+
+    def withdraw(self, detail: Mapping[str, object] | None = None) -> Bundle:
+        """Drop the candidate; `detail` is for the journal.
+
+        Raises:
+            BundleError: there is none, or the bundle is locked, damaged or not writable; nothing has changed.
+        """
+        return self._settle("withdraw", lambda manifest, _: admission.withdrawn(manifest), detail)
+
+    def _settle(
+        self, action: str, after: Callable[[Manifest, Expert], Manifest], detail: Mapping[str, object] | None
+    ) -> Bundle:
+        with locked(self.path):
+            now = self._current()
+            if now.candidate is None or now.manifest.candidate is None:
+                raise BundleError(f"bundle {named(self.path)} has no expert in shadow; add one with a shadow run first")
+            manifest = after(now.manifest, now.candidate)
+            what = admission.change_of(action, now.candidate, now.manifest.candidate.sha256, detail=detail)
+            commit.change(self.path, manifest, {}, what)
+        return now._with(manifest)
+
+    def as_if_live(self) -> Bundle | None:
+        """The bundle with its candidate live, in memory only; None where it has none.
+
+        Raises:
+            BundleError: it is full.
+        """
+        if self.candidate is None:
+            return None
+        return self._with(admission.promoted(self.manifest, self.candidate))
 
     def remove(self, name: str) -> Bundle:
         """Remove one expert; rows behind it move up, classes and their ids stay.
@@ -165,9 +217,35 @@ class Bundle:
         with locked(self.path):
             now = self._current()
             manifest = now.manifest.without_expert(name)
-            commit.change(self.path, manifest, {})
-        kept = {entry.name for entry in manifest.experts}
-        return Bundle(self.path, manifest, tuple(expert for expert in now._experts if expert.name in kept))
+            commit.change(self.path, manifest, {}, admission.removal(now.manifest, name))
+        return now._with(manifest)
+
+    def rollback(self, state: str | None = None) -> Bundle:
+        """Go back to a state that the bundle still keeps: its experts, its candidate and its gate, in one change.
+
+        Classes stay, so that ids keep their meaning, and so do the newest versions seen.
+
+        Args:
+            state: the first digits of the SHA-256 of its manifest; the one before the present where it is missing.
+
+        Returns:
+            The bundle as it is now on disk.
+
+        Raises:
+            BundleError: no such state is kept, it is damaged or of another network, or the bundle is locked, damaged
+                or not writable; nothing has changed.
+        """
+        with locked(self.path):
+            text = manifest_text(self.path)
+            present = parsed_manifest(self.path, text)
+            target = history.find_state(self.path, state, hashlib.sha256(text).hexdigest())
+            manifest = admission.restored(
+                parsed_manifest(self.path, history.read_state(target)), present, named(self.path)
+            )
+            # Also from a bundle with a damaged file: what is needed is the state that is gone back to.
+            bundle = self._load(self.path, manifest, self._known(manifest))
+            commit.change(self.path, manifest, {}, Change("rollback", detail={"to": target.sha256}))
+        return bundle
 
     def set_gate(self, gate: Gate) -> Bundle:
         """Replace the gate's settings, for calibration; kind, tap, dim, prototypes, top_k and tau are the network's.
@@ -184,8 +262,8 @@ class Bundle:
                         f"gate.{key} is {old} in the network of {named(self.path)}, not {new}; export it again"
                     )
             manifest = replace(now.manifest, gate=gate)
-            commit.change(self.path, manifest, {})
-        return Bundle(self.path, manifest, now._experts)
+            commit.change(self.path, manifest, {}, Change("gate"))
+        return now._with(manifest)
 
     def verify(self) -> list[str]:
         """As `verify_bundle` on this folder."""
@@ -194,19 +272,37 @@ class Bundle:
     def _current(self) -> Bundle:
         """The state on disk now; files that this Bundle has already read are not read again."""
         manifest = parsed_manifest(self.path, manifest_text(self.path))
-        known = dict(zip(self.manifest.experts, self._experts, strict=True))
-        if _fixed_part(manifest) != _fixed_part(self.manifest):
-            known = {}
-        return self._load(self.path, manifest, known)
+        return self._load(self.path, manifest, self._known(manifest))
+
+    def _known(self, manifest: Manifest) -> dict[str, Expert]:
+        """The experts that need not be read again for a state of this bundle, by their files' SHA-256."""
+        return self._by_file() if admission.fixed_part(manifest) == admission.fixed_part(self.manifest) else {}
+
+    def _by_file(self) -> dict[str, Expert]:
+        known = {entry.sha256: expert for entry, expert in zip(self.manifest.experts, self._experts, strict=True)}
+        if self.manifest.candidate is not None and self.candidate is not None:
+            known[self.manifest.candidate.sha256] = self.candidate
+        return known
+
+    def _with(self, manifest: Manifest, new: Expert | None = None, entry: ExpertEntry | None = None) -> Bundle:
+        """Another state of this bundle, from the experts at hand."""
+        known = self._by_file()
+        if new is not None and entry is not None:
+            known[entry.sha256] = new
+        candidate = None if manifest.candidate is None else known[manifest.candidate.sha256]
+        return Bundle(self.path, manifest, tuple(known[each.sha256] for each in manifest.experts), candidate)
 
     @classmethod
-    def _load(cls, folder: Path, manifest: Manifest, known: Mapping[ExpertEntry, Expert]) -> Bundle:
-        experts = tuple(known.get(entry) or load_expert(folder, manifest, entry) for entry in manifest.experts)
+    def _load(cls, folder: Path, manifest: Manifest, known: Mapping[str, Expert]) -> Bundle:
+        experts = tuple(known.get(entry.sha256) or load_expert(folder, manifest, entry) for entry in manifest.experts)
         if experts[0].adapter != "none":
             raise BundleError(
                 f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again"
             )
-        return cls(folder, manifest, experts)
+        candidate = None
+        if manifest.candidate is not None:
+            candidate = known.get(manifest.candidate.sha256) or load_expert(folder, manifest, manifest.candidate)
+        return cls(folder, manifest, experts, candidate)
 
 
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
@@ -214,32 +310,7 @@ def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
     folder = Path(path)
     parsed_manifest(folder, manifest_text(folder)).without_expert(name)
     with locked(folder):
-        new = parsed_manifest(folder, manifest_text(folder)).without_expert(name)
-        commit.change(folder, new, {})
+        now = parsed_manifest(folder, manifest_text(folder))
+        new = now.without_expert(name)
+        commit.change(folder, new, {}, admission.removal(now, name))
     return new
-
-
-def _check_room(manifest: Manifest, name: str, where: str) -> None:
-    if any(entry.name == name for entry in manifest.experts):
-        raise ExpertError(
-            f"{where} is named {name!r} like one in the bundle; remove that one first or give another name"
-        )
-    if len(manifest.experts) > manifest.capacity:
-        raise BundleError(
-            f"bundle {manifest.name!r} is full with {manifest.capacity} experts; "
-            "remove one or export it with more capacity"
-        )
-
-
-def _fixed_part(manifest: Manifest) -> Manifest:
-    """What no add or remove changes: an expert that fitted once fits as long as this is the same."""
-    return replace(manifest, experts=(), classes=(), gate=replace(manifest.gate, thresholds={}))
-
-
-def _entry(name: str, data: bytes) -> ExpertEntry:
-    sha256 = hashlib.sha256(data).hexdigest()
-    return ExpertEntry(name, expert_file(name, sha256), sha256)
-
-
-def _hashed(network: Network, data: bytes) -> Network:
-    return replace(network, sha256=hashlib.sha256(data).hexdigest())

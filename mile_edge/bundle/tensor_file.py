@@ -7,6 +7,7 @@ is found before anything is allocated from it. The files open in the library and
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -42,22 +43,61 @@ class _Span(NamedTuple):
 def write_tensors(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
     """A safetensors file as bytes, equal for equal input; tensors of a type in DTYPES only."""
     names = {dtype: name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    entries: dict[str, Any] = {}
     parts: list[bytes] = []
     position = 0
     # Wider types first keep every tensor aligned, as the library does.
     for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
         part = np.ascontiguousarray(array).tobytes()
-        header[name] = {
+        entries[name] = {
             "dtype": names[array.dtype.newbyteorder("<")],
             "shape": list(array.shape),
             "data_offsets": [position, position + len(part)],
         }
         position += len(part)
         parts.append(part)
+    return b"".join((_head(metadata, entries), *parts))
+
+
+def _head(metadata: Mapping[str, str], entries: Mapping[str, Any]) -> bytes:
+    header = {"__metadata__": dict(sorted(metadata.items())), **entries}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join((len(text).to_bytes(8, "little"), text, *parts))
+    return len(text).to_bytes(8, "little") + text
+
+
+def read_metadata(data: bytes) -> dict[str, str]:
+    """The metadata of a file; nothing of its tensors is looked at.
+
+    Raises:
+        ValueError: see `read_tensors`.
+    """
+    return _metadata(_header(data)[0])
+
+
+def without_metadata(data: bytes, key: str | None) -> bytes:
+    """A file without one entry of its metadata and with its header as this module writes it.
+
+    Args:
+        data: the whole file.
+        key: the entry; None takes nothing away, so that a file which this module wrote comes back byte for byte.
+
+    Raises:
+        ValueError: see `read_tensors`.
+    """
+    header, start = _header(data)
+    metadata = _metadata(header)
+    metadata.pop(key or "", None)
+    return _head(metadata, header) + data[start:]
+
+
+def content_digest(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over metadata and tensors by name: a flipped bit in a weight is noticed wherever the file travels."""
+    described = [[name, list(tensors[name].shape)] for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([dict(sorted(metadata.items())), described]).encode())
+    for name in sorted(tensors):
+        digest.update(np.ascontiguousarray(tensors[name], dtype="<f4").data.cast("B"))
+    return digest.hexdigest()
 
 
 def read_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -67,9 +107,7 @@ def read_tensors(data: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
         ValueError: it is not a safetensors file, or one whose header lies; the message is a phrase without a subject.
     """
     header, start = _header(data)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ValueError("has metadata that is not text")
+    metadata = _metadata(header)
     spans = sorted(_span(name, entry) for name, entry in header.items())
     end = 0
     for span in spans:
@@ -102,6 +140,14 @@ def _header(data: bytes) -> tuple[dict[str, Any], int]:
         return parse_object(data[8 : 8 + length]), 8 + length
     except ValueError as error:
         raise ValueError(f"is not a safetensors file: its header {error}") from None
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    """Taken out of the header: what is left describes tensors."""
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("has metadata that is not text")
+    return metadata
 
 
 def _convert(data: bytes, start: int, dtype: str, run: list[_Span]) -> Iterator[tuple[str, Tensor]]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mile_edge.bundle import Bundle, Expert, remove_expert, verify_bundle
+from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_bundle
 from mile_edge.bundle.files import named
+from mile_edge.cli import expert_history, expert_packages
+from mile_edge.cli.output import write_json
 
 EPILOG = """examples:
   mile-edge experts list bundles/reference
@@ -21,15 +22,22 @@ EPILOG = """examples:
   mile-edge experts remove bundles/reference fog
   mile-edge experts verify bundles/reference --json
 
+  mile-edge experts keygen workshop --out keys    # workshop.key stays here, workshop.pub goes to robots
+  mile-edge experts sign fog.safetensors --version 3 --key keys/workshop.key --out fog-3.safetensors
+  mile-edge experts verify fog-3.safetensors --keys /etc/mile_edge/keys
+  mile-edge experts add bundles/reference fog-3.safetensors --keys /etc/mile_edge/keys --replace --shadow 300
+  mile-edge experts history bundles/reference
+  mile-edge experts rollback bundles/reference
+
 A change is atomic: killed at any moment it leaves the bundle as it was or as it should be."""
 
 
 def add_parser(subparsers: Any) -> None:
-    """Add `experts list|add|remove|verify`."""
+    """Add `experts` with its actions."""
     parser = subparsers.add_parser(
         "experts",
-        help="list, add, remove and verify the experts of a bundle",
-        description="List, add, remove and verify the experts of a bundle.",
+        help="list, add, remove, sign, verify and roll back the experts of a bundle",
+        description="List, add, remove, sign, verify and roll back the experts of a bundle.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -39,6 +47,13 @@ def add_parser(subparsers: Any) -> None:
         ("add", _add, "add an expert file in the next free row"),
         ("remove", _remove, "remove an expert; works also when its file is damaged"),
         ("verify", _verify, "check every file against its hash and every expert against the base; exit 1 on problems"),
+        ("history", expert_history.history, "show who changed the bundle, when and how, and the states kept"),
+        ("rollback", expert_history.rollback, "go back to the state before the last change, or to another one kept"),
+        ("promote", expert_history.promote, "put the expert in shadow live at once"),
+        ("withdraw", expert_history.withdraw, "drop the expert in shadow"),
+        ("keygen", expert_packages.keygen, "make a publisher's key pair"),
+        ("pack", expert_packages.pack, "make a package of an expert file: the same file with a version"),
+        ("sign", expert_packages.sign, "sign a package with a publisher's key"),
     ):
         command = actions.add_parser(
             action,
@@ -47,14 +62,34 @@ def add_parser(subparsers: Any) -> None:
             epilog=EPILOG,
             formatter_class=parser.formatter_class,
         )
-        command.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
+        if action in _OF_FILES:
+            _OF_FILES[action](command)
+        elif action == "verify":
+            command.add_argument("bundle", metavar="PATH", help="a bundle folder, or an expert file")
+            expert_packages.add_trust(command)
+        else:
+            command.add_argument("bundle", metavar="BUNDLE", help="a bundle folder")
+        if action == "rollback":
+            expert_history.add_rollback(command)
         if action == "add":
             command.add_argument("file", metavar="FILE", help="an expert file (.safetensors)")
             command.add_argument("--name", help="add it under another name than its own")
+            command.add_argument("--sha256", default="", metavar="HEX", help="refuse another file than this one")
+            command.add_argument("--replace", action="store_true", help="take the row of the expert of its name")
+            command.add_argument("--downgrade", action="store_true", help="take it though a newer version was here")
+            expert_packages.add_trust(command)
+            expert_history.add_shadow(command)
         if action == "remove":
             command.add_argument("name", metavar="NAME", help="an expert of the bundle")
         command.add_argument("--json", action="store_true", help="write JSON to standard output")
         command.set_defaults(run=run, run_action=run_action)
+
+
+_OF_FILES = {
+    "keygen": expert_packages.add_keygen,
+    "pack": expert_packages.add_pack,
+    "sign": expert_packages.add_sign,
+}
 
 
 def run(args: argparse.Namespace) -> int:
@@ -141,12 +176,6 @@ def names_text(names: list[str]) -> str:
     return text if len(text) <= 60 else f"{len(names)}: {', '.join(names[:3])}, ..."
 
 
-def write_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    json.dump(value, sys.stdout, indent=2)
-    sys.stdout.write("\n")
-
-
 def _list(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if args.json:
@@ -162,9 +191,26 @@ def _list(args: argparse.Namespace) -> int:
 
 def _add(args: argparse.Namespace) -> int:
     before = Bundle.open(args.bundle)
-    bundle = before.add(args.file, args.name)
-    row = len(bundle.manifest.experts) - 1
-    entry = bundle.manifest.experts[row]
+    bundle = before.add(
+        args.file,
+        args.name,
+        trust=expert_packages.trust_of(args),
+        sha256=args.sha256,
+        replaces=args.replace,
+        downgrade=args.downgrade,
+        shadow=expert_history.plan_of(args),
+    )
+    candidate = bundle.manifest.candidate
+    if args.shadow is not None and candidate is not None:
+        if args.json:
+            write_json({"shadow": candidate.name, "file": candidate.file, "sha256": candidate.sha256})
+        else:
+            print(
+                f"added {candidate.name} in shadow for {args.shadow} frames; a running node begins when it is restarted"
+            )
+        return 0
+    entry = bundle.manifest.entry(args.name or read_expert(args.file).name)
+    row = bundle.manifest.experts.index(entry)
     new = [label.name for label in bundle.manifest.classes if label not in before.manifest.classes]
     if args.json:
         write_json({"added": entry.name, "row": row, "file": entry.file, "sha256": entry.sha256, "new_classes": new})
@@ -184,7 +230,12 @@ def _remove(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    if not Path(args.bundle).is_dir():
+        return expert_packages.verify_file(args)
     problems = verify_bundle(args.bundle)
+    trust = expert_packages.trust_of(args)
+    if not problems and trust.policy == "signed":
+        problems = expert_packages.bundle_signatures(args.bundle, trust)
     if args.json:
         write_json({"bundle": str(args.bundle), "problems": problems})
     else:

@@ -14,7 +14,8 @@ from rich.text import Text
 from mile_edge.bundle import Bundle, ClassLabel, Expert, read_expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.strict_json import shown
-from mile_edge.cli.experts import describe_expert, describe_experts, experts_table, one_line, size_text, write_json
+from mile_edge.cli.experts import describe_expert, describe_experts, experts_table, one_line, size_text
+from mile_edge.cli.output import write_json
 
 EPILOG = """examples:
   mile-edge inspect bundles/reference

@@ -1,0 +1,177 @@
+"""An expert file on its way into a bundle: what it is, whether it may enter, and what the manifest becomes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mile_edge.bundle.candidate import Candidate, ShadowPlan
+from mile_edge.bundle.checks import check_fit
+from mile_edge.bundle.expert import Expert, expert_bytes
+from mile_edge.bundle.files import named
+from mile_edge.bundle.journal import Change
+from mile_edge.bundle.manifest import ExpertEntry, Manifest, expert_file
+from mile_edge.bundle.strict_json import NAME, shown
+from mile_edge.bundle.trust import Trust
+from mile_edge.bundle.versions import check_version, merged, with_version
+from mile_edge.errors import BundleError, ExpertError
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An expert file that the policy took, and under which name it goes in."""
+
+    expert: Expert
+    data: bytes
+    entry: ExpertEntry
+    signer: str
+    policy: str
+    where: str
+
+    def change(self, action: str, detail: Mapping[str, object] | None = None) -> Change:
+        """What the journal says of it."""
+        return change_of(action, self.expert, self.entry.sha256, self.signer, self.policy, detail)
+
+
+def receive(path: str | os.PathLike[str], name: str | None, trust: Trust, sha256: str) -> Arrival:
+    """Read an expert file under a policy.
+
+    Raises:
+        ExpertError: it is refused.
+    """
+    where = f"expert file {named(path)}"
+    admitted = trust.read(path, where, sha256)
+    expert, data = admitted.expert, admitted.data
+    if name is not None and name != expert.name:
+        if not NAME.fullmatch(name):
+            raise ExpertError(
+                f"{shown(name)} is no expert name; use lower-case letters, digits, - and _ (at most 64 letters)"
+            )
+        if trust.policy == "signed":
+            raise ExpertError(f"{where} is signed as {expert.name!r} and not as {name!r}; add it under its own name")
+        expert = replace(expert, name=name, package=None)
+        data = expert_bytes(expert)
+    return Arrival(expert, data, entry_of(expert.name, data), admitted.signer, trust.policy, where)
+
+
+def entered(manifest: Manifest, arrival: Arrival, *, replaces: bool, downgrade: bool) -> Manifest:
+    """The manifest with the expert live.
+
+    Raises:
+        ExpertError: it does not fit, is older than one seen before, or has the name of another one.
+        BundleError: the bundle is full.
+    """
+    _check(manifest, arrival, replaces, downgrade)
+    versions = with_version(manifest.versions, arrival.expert, arrival.entry.sha256)
+    return replace(manifest.with_expert(arrival.entry, arrival.expert.classes), versions=versions)
+
+
+def entered_in_shadow(manifest: Manifest, arrival: Arrival, plan: ShadowPlan, *, downgrade: bool) -> Manifest:
+    """The manifest with the expert as candidate; one of its name stays live until the candidate goes live.
+
+    Raises:
+        ExpertError: it does not fit or is older than one seen before.
+        BundleError: the bundle has a candidate already, or is full.
+    """
+    if manifest.candidate is not None:
+        raise BundleError(
+            f"bundle {manifest.name!r} has {manifest.candidate.name!r} in shadow already; promote or withdraw it first"
+        )
+    _check(manifest, arrival, True, downgrade)
+    if len(manifest.experts) > manifest.capacity:
+        raise BundleError(f"bundle {manifest.name!r} is full and a shadow run needs a row; remove an expert first")
+    versions = with_version(manifest.versions, arrival.expert, arrival.entry.sha256)
+    candidate = Candidate(arrival.entry.name, arrival.entry.file, arrival.entry.sha256, plan)
+    return replace(manifest, candidate=candidate, versions=versions)
+
+
+def promoted(manifest: Manifest, expert: Expert) -> Manifest:
+    """The manifest with its candidate, `expert`, live and none in shadow.
+
+    Raises:
+        BundleError: it has none, or is full.
+    """
+    candidate = manifest.candidate
+    if candidate is None:
+        raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; add one with a shadow run first")
+    entry = ExpertEntry(candidate.name, candidate.file, candidate.sha256)
+    _check_room(manifest, candidate.name, f"expert {candidate.name!r}", replaces=True)
+    return replace(manifest.with_expert(entry, expert.classes), candidate=None)
+
+
+def withdrawn(manifest: Manifest) -> Manifest:
+    """The manifest without its candidate.
+
+    Raises:
+        BundleError: it has none.
+    """
+    if manifest.candidate is None:
+        raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; there is nothing to withdraw")
+    return replace(manifest, candidate=None)
+
+
+def restored(target: Manifest, present: Manifest, where: str) -> Manifest:
+    """A kept state as the bundle's next one, with the classes and the newest versions of the present.
+
+    Raises:
+        BundleError: the bundle has another network since.
+    """
+    if fixed_part(target) != replace(fixed_part(present), gate=fixed_part(target).gate):
+        raise BundleError(f"bundle {where} was exported anew since that state; its experts cannot come back")
+    return replace(target, classes=present.classes, versions=merged(target.versions, present.versions))
+
+
+def fixed_part(manifest: Manifest) -> Manifest:
+    """What no add or remove changes: an expert that fitted once fits as long as this is the same."""
+    gate = replace(manifest.gate, thresholds={})
+    return replace(manifest, experts=(), classes=(), gate=gate, candidate=None, versions={})
+
+
+def removal(manifest: Manifest, name: str) -> Change:
+    """What the journal says of an expert that goes."""
+    return Change("remove", name, sha256=manifest.entry(name).sha256)
+
+
+def change_of(
+    action: str,
+    expert: Expert,
+    sha256: str,
+    signer: str = "",
+    policy: str = "",
+    detail: Mapping[str, object] | None = None,
+) -> Change:
+    """What the journal says of an expert."""
+    version = 0 if expert.package is None else expert.package.version
+    return Change(action, expert.name, version, sha256, signer, policy, dict(detail or {}))
+
+
+def entry_of(name: str, data: bytes) -> ExpertEntry:
+    """The manifest's entry for the bytes of an expert file."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ExpertEntry(name, expert_file(name, sha256), sha256)
+
+
+def _check(manifest: Manifest, arrival: Arrival, replaces: bool, downgrade: bool) -> None:
+    _check_room(manifest, arrival.expert.name, arrival.where, replaces)
+    check_fit(arrival.expert, manifest, arrival.where)
+    if not downgrade:
+        check_version(manifest.versions, arrival.expert, arrival.entry.sha256, arrival.where)
+
+
+def _check_room(manifest: Manifest, name: str, where: str, replaces: bool) -> None:
+    names = [entry.name for entry in manifest.experts]
+    if name == names[0]:
+        raise ExpertError(f"{where} is named {name!r} like the bundle's base, which stays; give it another name")
+    if name in names:
+        if not replaces:
+            raise ExpertError(
+                f"{where} is named {name!r} like one in the bundle; remove that one first, give another name, or ask "
+                "to replace it"
+            )
+    elif len(names) > manifest.capacity:
+        raise BundleError(
+            f"bundle {manifest.name!r} is full with {manifest.capacity} experts; "
+            "remove one or export it with more capacity"
+        )

@@ -1,0 +1,131 @@
+"""`mile-edge experts history|rollback|promote|withdraw`: what was done to a bundle, and how to undo it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mile_edge.bundle import Bundle
+from mile_edge.bundle.candidate import ShadowPlan
+from mile_edge.bundle.files import named
+from mile_edge.bundle.history import states
+from mile_edge.bundle.journal import Journal, Record, read_journal
+from mile_edge.bundle.loading import manifest_text
+from mile_edge.cli.output import write_json
+
+SHOWN = 8
+
+
+def add_shadow(command: argparse.ArgumentParser) -> None:
+    """`--shadow`, `--every` and what the expert must show meanwhile."""
+    command.add_argument(
+        "--shadow", type=int, metavar="FRAMES", help="compare it with the live choice on so many frames, then go live"
+    )
+    command.add_argument("--every", type=int, default=10, metavar="N", help="in shadow, on one frame in N (default 10)")
+    command.add_argument(
+        "--min-agreement", type=float, default=0.0, metavar="SHARE", help="in shadow, least share of equal pixels"
+    )
+    command.add_argument(
+        "--max-picked", type=float, default=1.0, metavar="SHARE", help="in shadow, largest share the gate may give it"
+    )
+
+
+def plan_of(args: argparse.Namespace) -> ShadowPlan | None:
+    """The shadow run that was asked for, or None."""
+    if args.shadow is None:
+        return None
+    return ShadowPlan(args.shadow, args.every, args.min_agreement, args.max_picked)
+
+
+def add_rollback(command: argparse.ArgumentParser) -> None:
+    """Arguments of `rollback`."""
+    command.add_argument(
+        "--to", metavar="STATE", help="first digits of a state in `experts history` (default: the one before)"
+    )
+
+
+def history(args: argparse.Namespace) -> int:
+    """Show the journal."""
+    folder = Path(args.bundle)
+    present = hashlib.sha256(manifest_text(folder)).hexdigest()
+    journal = read_journal(folder, present)
+    kept = {state.sha256 for state in states(folder)}
+    if args.json:
+        records = [{**asdict(record), "kept": record.after in kept} for record in journal.records]
+        write_json(
+            {"state": present, "records": records, "torn_lines": journal.torn, "broken_at": list(journal.broken)}
+        )
+        return 0
+    table = Table(title=Text(f"{named(folder)}: state {present[:SHOWN]}"), title_justify="left")
+    for heading in ("when", "who", "what", "expert", "hash", "state", "roll back"):
+        table.add_column(heading, no_wrap=heading in ("when", "hash", "state"))
+    for record in journal.records:
+        table.add_row(*(Text(cell) for cell in _cells(record, kept, present)))
+    Console().print(table)
+    for sentence in _doubts(journal):
+        print(sentence)
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Go back to an earlier state."""
+    manifest = Bundle.open(args.bundle).rollback(args.to).manifest
+    names = [entry.name for entry in manifest.experts]
+    if args.json:
+        write_json({"experts": names, "candidate": manifest.candidate and manifest.candidate.name})
+    else:
+        print(f"rolled back; experts are now {', '.join(names)}")
+    return 0
+
+
+def promote(args: argparse.Namespace) -> int:
+    """Put the expert in shadow live."""
+    manifest = Bundle.open(args.bundle).promote().manifest
+    return _settled(args, [entry.name for entry in manifest.experts], "live")
+
+
+def withdraw(args: argparse.Namespace) -> int:
+    """Drop the expert in shadow."""
+    manifest = Bundle.open(args.bundle).withdraw().manifest
+    return _settled(args, [entry.name for entry in manifest.experts], "withdrawn")
+
+
+def _settled(args: argparse.Namespace, names: list[str], done: str) -> int:
+    if args.json:
+        write_json({"done": done, "experts": names})
+    else:
+        print(f"the expert in shadow is {done}; experts are now {', '.join(names)}")
+    return 0
+
+
+def _cells(record: Record, kept: set[str], present: str) -> list[str]:
+    change, who = record.change, record.who
+    version = f" v{change.version}" if change.version else ""
+    done = change.action if record.outcome == "done" else f"{change.action} ({record.outcome})"
+    signer = f" signed by {change.signer}" if change.signer else ""
+    back = "present" if record.after == present else f"--to {record.after[:SHOWN]}" if record.after in kept else "-"
+    return [
+        record.time[:19].replace("T", " "),
+        f"{who.get('user')}@{who.get('host')} {who.get('program')}",
+        done + signer,
+        (change.expert or "-") + version,
+        change.sha256[:SHOWN] or "-",
+        record.after[:SHOWN],
+        back if record.outcome == "done" else "-",
+    ]
+
+
+def _doubts(journal: Journal) -> list[str]:
+    found = []
+    if journal.torn:
+        found.append(f"{journal.torn} lines of the journal are torn, as a power cut leaves them; the others are whole")
+    if journal.broken:
+        numbers = ", ".join(map(str, journal.broken[:8]))
+        found.append(f"records {numbers} do not follow from the ones before; lines were altered or are missing")
+    return found
