@@ -23,7 +23,9 @@ def child(code: str, folder: Path) -> Training:
 def test_the_command_says_all_that_was_ordered_and_runs_at_low_priority() -> None:
     order = Order("bundle", "/", "harbour", "thermal", "night", 30, True)
     line = command(order, "python9", 19, Path("/out/harbour.safetensors"))
-    assert line[:4] == ["nice", "-n", "19", "python9"]
+    start = line.index("nice")
+    assert line[start : start + 4] == ["nice", "-n", "19", "python9"]
+    assert line[:start] in ([], ["setpriv", "--pdeathsig", "KILL"])
     said = " ".join(line)
     for part in (
         "train expert bundle /",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,9 @@ def command(order: Order, python: str, nice: int, out: Path) -> list[str]:
         raise RecipeError(f"the name is {order.name[:80]!r}; use lower-case letters, digits, - and _ (at most 64)")
     if not order.data or not Path(order.data).exists():
         raise RecipeError(f"the data {order.data[:200]!r} does not exist; give a labelled bag or folder on the robot")
-    parts = ["nice", "-n", str(nice), python, "-m", "mile_edge", "train", "expert", order.bundle, order.data]
+    # It must not outlive a node that is killed: nobody would add its expert, and the next one would train beside it.
+    parts = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+    parts += ["nice", "-n", str(nice), python, "-m", "mile_edge", "train", "expert", order.bundle, order.data]
     parts += ["--name", order.name, "--out", str(out), "--json"]
     for option, value in (("--sensors", order.sensor), ("--bag-domain", order.domain), ("--steps", order.steps)):
         parts += [option, str(value)] if value else []

@@ -56,6 +56,14 @@ def client(bench: Bench) -> Any:
     return ActionClient(bench.node, TrainExpert, "mile_edge/train_expert")
 
 
+def endless(folder: Path) -> Path:
+    """A program in place of the interpreter: it answers the question for torch and then trains without end."""
+    program = folder / "python"
+    program.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
+    program.chmod(0o755)
+    return program
+
+
 def test_without_torch_the_answer_names_the_interpreter_and_what_to_do(
     bench: Bench, start: Start, client: Any, tmp_path: Path
 ) -> None:
@@ -75,10 +83,7 @@ def test_without_torch_the_answer_names_the_interpreter_and_what_to_do(
 def test_a_training_is_cancelled_and_a_second_one_refused_while_frames_flow(
     bench: Bench, start: Start, client: Any, tmp_path: Path, frames: dict[str, np.ndarray]
 ) -> None:
-    # A program in place of the interpreter: it answers the question for torch and then trains without end.
-    slow = tmp_path / "python"
-    slow.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
-    slow.chmod(0o755)
+    slow = endless(tmp_path)
     start(train_python=str(slow), train_folder=str(tmp_path / "work"))
     status, camera = bench.listen("camera/status", Status), bench.camera("image")
     goal = Goal(bench, client, data=str(tmp_path), name="harbour", steps=100)
@@ -97,9 +102,7 @@ def test_a_training_is_cancelled_and_a_second_one_refused_while_frames_flow(
 
 
 def test_a_training_ends_with_the_node(bench: Bench, start: Start, client: Any, tmp_path: Path) -> None:
-    slow = tmp_path / "python"
-    slow.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
-    slow.chmod(0o755)
+    slow = endless(tmp_path)
     robot = start(train_python=str(slow), train_folder=str(tmp_path / "work"))
     goal = Goal(bench, client, data=str(tmp_path), name="harbour")
     eventually(lambda: (tmp_path / "work" / "pid").exists() and (tmp_path / "work" / "pid").read_text(), "the child")
@@ -108,6 +111,19 @@ def test_a_training_ends_with_the_node(bench: Bench, start: Start, client: Any, 
     time.sleep(0.1)
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "work" / "pid").read_text()), 0)
+
+
+def test_a_training_does_not_outlive_a_node_that_is_killed(
+    bench: Bench, start: Start, client: Any, tmp_path: Path
+) -> None:
+    slow = endless(tmp_path)
+    robot = start(train_python=str(slow), train_folder=str(tmp_path / "work"))
+    assert Goal(bench, client, data=str(tmp_path), name="harbour").handle.accepted
+    eventually(lambda: (tmp_path / "work" / "pid").exists() and (tmp_path / "work" / "pid").read_text(), "the child")
+    child = Path("/proc") / (tmp_path / "work" / "pid").read_text().strip()
+    assert child.exists()
+    robot.process.kill()
+    eventually(lambda: not child.exists() or ") Z " in (child / "stat").read_text(), "the end of the training")
 
 
 @pytest.mark.skipif(not WORKSHOP, reason="MILE_EDGE_WORKSHOP_PYTHON names no interpreter with torch")
