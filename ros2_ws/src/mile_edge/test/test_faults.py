@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import array
+import select
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -79,3 +83,36 @@ def test_a_stamp_that_no_clock_can_have_is_copied_all_the_same(bench: Bench, sta
     odd.header.stamp.sec, odd.header.stamp.nanosec = -5, 4_294_967_295
     got = until_flowing(camera, odd, mask)
     assert got.header == odd.header
+
+
+LISTENER = """
+import rclpy, sys
+from sensor_msgs.msg import Image
+rclpy.init()
+node = rclpy.create_node("listener")
+def heard(message):
+    print("heard", flush=True)
+for topic in ("mask", "confidence"):
+    node.create_subscription(Image, f"{sys.argv[1]}/mile_edge/camera/{topic}", heard, 5)
+rclpy.spin(node)
+"""
+
+
+def test_a_reliable_listener_that_stands_still_delays_no_other(bench: Bench, start: Start, frames: Frames) -> None:
+    start(camera__reliability="reliable", hysteresis=0.0)
+    status, camera = bench.listen("camera/status", Status), bench.camera("image")
+    message = image(frames["clear"].repeat(2, axis=0).repeat(2, axis=1), "rgb8", 1)
+    words = [sys.executable, "-c", LISTENER, bench.namespace]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            until_flowing(camera, message, status)
+            while not select.select([listener.stdout], [], [], 0.5)[0]:
+                until_flowing(camera, message, status)
+            listener.send_signal(signal.SIGSTOP)
+            status.messages.clear()
+            for _ in range(30):
+                until_flowing(camera, message, status)
+            # DDS would hold a writer back for a tenth of a second at a time.
+            assert np.median([each.publish_ms for each in status.messages]) < 50
+        finally:
+            listener.kill()
