@@ -31,6 +31,8 @@ from mile_edge.training.statistics import KEPT_FEATURES, gate_features
 EXPERT = "expert.safetensors"
 COUNTS = "counts.npz"
 FEATURES = "features.npy"
+# Frames of one pass: half the processor time of single ones.
+_BATCH = 4
 
 
 def train_adapter(job: Job) -> None:
@@ -108,14 +110,16 @@ def score_bank(job: Job) -> None:
     inputs = bank_inputs(network, gate, experts, classes)
     if params["gate"] == "oracle":
         inputs["gate_bias"] = oracle_bias(torch.tensor([params["right"]]), len(inputs["bank"]))
+    labelled = [sample for sample in frames if sample.label is not None]
     tally = Tally(frames, classes)
-    for sample in frames:
-        if sample.label is None:
-            continue
-        pixels = torch.from_numpy(np.array(resize_frames(sample.frame[None], tuple(params["size"]))))
+    for start in range(0, len(labelled), _BATCH):
+        samples = labelled[start : start + _BATCH]
+        pixels = np.concatenate([resize_frames(each.frame[None], tuple(params["size"])) for each in samples])
+        bias = inputs["gate_bias"].expand(len(samples), -1)
         with torch.inference_mode():
-            mask = network(pixels, **inputs)[0]
-        tally.add(sample.label, restore(mask.numpy(), sample.label.shape)[0])
+            masks = network(torch.from_numpy(pixels), **{**inputs, "gate_bias": bias})[0].numpy()
+        for sample, mask in zip(samples, masks, strict=True):
+            tally.add(sample.label, None if sample.label is None else restore(mask[None], sample.label.shape)[0])
     tally.write(job)
 
 

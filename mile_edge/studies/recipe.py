@@ -24,7 +24,8 @@ def load_study(path: Path | str) -> StudyRecipe:
         RecipeError: no such file, no YAML, an unknown key at any depth, or a value that cannot work; it is named.
     """
     file = Path(path)
-    settings = read_settings(file, StudyRecipe, "studies/")
+    # A key without a value is a key that is not there.
+    settings = {key: value for key, value in read_settings(file, StudyRecipe, "studies/").items() if value is not None}
     settings.setdefault("name", file.stem)
     settings.setdefault("methods", list(METHODS))
     for key in ("base", "tasks", "orders"):
@@ -70,10 +71,15 @@ def _part(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check(recipe: StudyRecipe, file: Path) -> None:
+    where = f"recipe '{file}' has"
+    named = [*recipe.methods, *(task for order in recipe.orders.values() for task in order)]
+    if odd := [each for each in (recipe.name, *named) if not isinstance(each, str)]:
+        raise RecipeError(f"{where} {odd[0]!r} for a name; write it as text")
+    if not _NAME.fullmatch(recipe.name):
+        raise RecipeError(f"{where} the name {recipe.name!r}; use lower-case letters, digits, - and _, at most 40")
     unknown = [task for order in recipe.orders.values() for task in order if task not in recipe.tasks]
     twice = [name for name, order in recipe.orders.items() if not order or len(set(order)) != len(order)]
     methods = [each for each in recipe.methods if each not in METHODS]
-    where = f"recipe '{file}' has"
     if unknown:
         raise RecipeError(f"{where} the task {unknown[0]!r} in an order; tasks are {', '.join(recipe.tasks)}")
     if twice:
@@ -105,7 +111,7 @@ def _rules(recipe: StudyRecipe) -> list[tuple[str, bool, str]]:
         ),
         ("size", _is_size(recipe.size, 8), "[height, width], multiples of 8 from 32 to 4096"),
         ("crop", recipe.crop is None or _is_size(recipe.crop, 8), "[height, width], multiples of 8 from 32 to 4096"),
-        ("zoom", _is_range(recipe.zoom), "[smallest, largest] above 0"),
+        ("zoom", _is_range(recipe.zoom), "[smallest, largest] above 0, at most 100"),
         ("foreign", _number(recipe.foreign) and 0 <= recipe.foreign <= 1, "a share from 0 to 1"),
         ("rank", _whole(recipe.rank, 1, 64), "1 to 64"),
         ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
@@ -158,7 +164,7 @@ def _whole(value: object, low: int, high: int) -> bool:
 
 
 def _all_whole(values: tuple[Any, ...], low: int, high: int) -> bool:
-    return bool(values) and len(set(values)) == len(values) and all(_whole(value, low, high) for value in values)
+    return bool(values) and all(_whole(value, low, high) for value in values) and len(set(values)) == len(values)
 
 
 def _number(value: object) -> bool:
@@ -170,4 +176,4 @@ def _is_size(value: tuple[Any, ...], step: int) -> bool:
 
 
 def _is_range(value: tuple[Any, ...]) -> bool:
-    return len(value) == 2 and all(_number(end) for end in value) and 0 < value[0] <= value[1]
+    return len(value) == 2 and all(_number(end) for end in value) and 0 < value[0] <= value[1] <= 100
