@@ -18,7 +18,7 @@ help:
 	@echo "make test-ros   build the ROS 2 workspace and test the node over DDS; one line where there is no ROS 2"
 	@echo "make lint       ruff and mypy"
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
-	@echo "make study-small  compare all methods on six tasks of the world (under half an hour on two cores)"
+	@echo "make study-small  compare all methods on six tasks of the world"
 	@echo "make camvid     train base and dusk expert on the real CamVid frames (41 minutes of training when measured)"
 
 $(ROBOT)/.installed: pyproject.toml

@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 ROBOT = ("bundle", "runtime", "replay", "data", "calibration", "workers")
 WORKSHOP_ONLY = {"torch", "transformers", "onnx", "onnxscript", "peft", "rclpy", "cv2", "yaml", "scipy"}
-ROOMS = ("network", "training", "export", "quantization")
+ROOMS = ("network", "training", "export", "quantization", "studies")
 
 
 def imports(file: Path) -> set[str]:
