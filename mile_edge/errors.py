@@ -13,6 +13,10 @@ class ExpertError(MileError):
     """An expert file does not fit the bundle, or is not an expert file."""
 
 
+class FusionError(MileError):
+    """A fusion head does not fit the bundle or is none, or there is nothing to fuse."""
+
+
 class BagError(MileError):
     """A bag cannot be opened, or holds nothing that can be replayed."""
 

@@ -53,3 +53,25 @@ def workshop_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     return export_random(tmp_path_factory.mktemp("workshop") / "bundle")
+
+
+@pytest.fixture(scope="session")
+def fusing_bundle(workshop_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with two experts, the graph that fuses and a head of random weights."""
+    pytest.importorskip("torch", reason="the workshop side needs torch")
+    from fusion_makers import random_head
+
+    from mile_edge.bundle import Bundle, set_fusion_head, write_expert, write_head
+    from mile_edge.export.fusion import give_fusion
+    from workshop import random_expert
+
+    folder = tmp_path_factory.mktemp("fusing")
+    shutil.copytree(workshop_bundle, folder / "bundle")
+    bundle = Bundle.open(folder / "bundle")
+    for seed, name in enumerate(("fog", "night")):
+        write_expert(folder / f"{name}.safetensors", random_expert(bundle, name, seed))
+        bundle = bundle.add(folder / f"{name}.safetensors")
+    bundle = give_fusion(bundle, "both-aux", 16)
+    write_head(folder / "head.safetensors", random_head(bundle))
+    set_fusion_head(bundle, folder / "head.safetensors")
+    return folder / "bundle"

@@ -4,6 +4,9 @@ from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.checks import check_expert
 from mile_edge.bundle.derive import derive_bundle
 from mile_edge.bundle.expert import Expert, expert_bytes, read_expert, write_expert
+from mile_edge.bundle.fusion import FUSIONS, FusionInfo, FusionLayout
+from mile_edge.bundle.fusion_head import FusionHead, read_head, write_head
+from mile_edge.bundle.fusion_store import set_fusion, set_fusion_head
 from mile_edge.bundle.gate import Gate
 from mile_edge.bundle.labels import ClassLabel
 from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
@@ -13,12 +16,16 @@ from mile_edge.bundle.store import Bundle, remove_expert
 from mile_edge.bundle.trust import Trust
 
 __all__ = [
+    "FUSIONS",
     "UNUSED_BIAS",
     "BaseInfo",
     "Bundle",
     "ClassLabel",
     "Expert",
     "ExpertEntry",
+    "FusionHead",
+    "FusionInfo",
+    "FusionLayout",
     "Gate",
     "LowRankLayer",
     "LowRankLayout",
@@ -31,7 +38,11 @@ __all__ = [
     "derive_bundle",
     "expert_bytes",
     "read_expert",
+    "read_head",
     "remove_expert",
+    "set_fusion",
+    "set_fusion_head",
     "verify_bundle",
     "write_expert",
+    "write_head",
 ]

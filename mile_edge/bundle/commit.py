@@ -22,7 +22,10 @@ EXPERTS = "experts"
 MAX_MANIFEST = 4 << 20
 # Only names that the store itself gives: whatever else somebody keeps in the folder is not ours to delete.
 _STORED = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors")
-_ASIDE = re.compile(r"\.(manifest\.json|[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors)\.partial")
+_STORED_ABOVE = re.compile(r"fusion-[0-9a-f]{8}\.safetensors|fused-[0-9a-f]{8}\.onnx")
+_ASIDE = re.compile(
+    r"\.(manifest\.json|[a-z0-9][a-z0-9_-]{0,63}-[0-9a-f]{8}\.safetensors|fused-[0-9a-f]{8}\.onnx)\.partial"
+)
 
 
 def change(folder: Path, manifest: Manifest, files: Mapping[str, bytes], what: Change) -> None:
@@ -61,8 +64,8 @@ def _replace_files(folder: Path, text: bytes, files: Mapping[str, bytes], what: 
         write_synced(manifest_aside, text)
         for final in finals:
             _aside(final).replace(final)
-        if finals:
-            sync_folder(folder / EXPERTS)
+        for place in {final.parent for final in finals}:
+            sync_folder(place)
         present = read_regular(folder / MANIFEST, MAX_MANIFEST, "manifest.json", BundleError)
         history.keep(folder, folder / MANIFEST, present)
         journal.append(folder, what, *(hashlib.sha256(each).hexdigest() for each in (present, text)))
@@ -96,11 +99,14 @@ def strays(folder: Path, manifest: Manifest) -> list[Path]:
     mentioned = {entry.file for entry in manifest.experts} | history.files_of_states(folder)
     if manifest.candidate is not None:
         mentioned.add(manifest.candidate.file)
+    if manifest.fusion is not None:
+        mentioned |= {manifest.fusion.network.file, str(manifest.fusion.file)}
     found: list[Path] = []
     for place, prefix in ((folder, ""), (folder / EXPERTS, EXPERTS + "/")):
         with contextlib.suppress(OSError), os.scandir(place) as entries:
             for entry in entries:
-                ours = _ASIDE.fullmatch(entry.name) or (prefix and _STORED.fullmatch(entry.name))
+                stored = _STORED if prefix else _STORED_ABOVE
+                ours = _ASIDE.fullmatch(entry.name) or stored.fullmatch(entry.name)
                 if ours and prefix + entry.name not in mentioned and not entry.is_dir(follow_symlinks=False):
                     found.append(place / entry.name)
     return sorted(found)

@@ -50,6 +50,7 @@ def derive_bundle(
     if manifest.base_graph is not None and base_graph_bytes is not None:
         base_graph = manifest.base_graph.of(base_graph_bytes, precision)
         contents[base_graph.file] = base_graph_bytes
-    manifest = replace(manifest, network=network, base_graph=base_graph, candidate=None)
+    # A graph that fuses shares the source's weights, not these.
+    manifest = replace(manifest, network=network, base_graph=base_graph, candidate=None, fusion=None)
     commit.create_folder(Path(path).absolute(), {**contents, commit.MANIFEST: manifest.to_json().encode()})
     return Bundle.open(path)

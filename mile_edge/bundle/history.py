@@ -119,7 +119,7 @@ def prune(folder: Path) -> None:
 
 
 def files_of_states(folder: Path) -> set[str]:
-    """The expert files that the states kept need, relative to the bundle; a damaged state needs none."""
+    """The files that the states kept need, relative to the bundle; a damaged state needs none."""
     files: set[str] = set()
     for state in states(folder):
         with contextlib.suppress(BundleError, ValueError):
@@ -129,6 +129,8 @@ def files_of_states(folder: Path) -> set[str]:
 
 def _files(values: dict[str, object]) -> Iterator[str]:
     experts = values.get("experts")
-    for entry in [*(experts if isinstance(experts, list) else []), values.get("candidate")]:
+    fusion = values.get("fusion")
+    graph = fusion.get("network") if isinstance(fusion, dict) else None
+    for entry in [*(experts if isinstance(experts, list) else []), values.get("candidate"), fusion, graph]:
         if isinstance(entry, dict) and isinstance(entry.get("file"), str):
             yield entry["file"]

@@ -33,7 +33,7 @@ DONE, NOT_DONE, UNKNOWN = "done", "not done", "unknown"
 class Change:
     """What is done to a bundle.
 
-    action: "add", "replace", "remove", "shadow", "live", "withdraw", "gate" or "rollback".
+    action: "add", "replace", "remove", "shadow", "live", "withdraw", "gate", "fusion" or "rollback".
     expert, version, sha256: whose file it is about, 0 and "" where there is none.
     signer: the trusted publisher whose signature was checked, "" where none was.
     policy: under which the file was taken, "" where no file came.

@@ -11,8 +11,10 @@ from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST, strays
 from mile_edge.bundle.expert import MAX_BYTES, Expert, parse_expert
 from mile_edge.bundle.files import hash_regular, named, read_regular
+from mile_edge.bundle.fusion_head import MAX_BYTES as MAX_HEAD
+from mile_edge.bundle.fusion_head import FusionHead, check_head, parse_head
 from mile_edge.bundle.manifest import ExpertEntry, Manifest, Network
-from mile_edge.errors import BundleError, ExpertError
+from mile_edge.errors import BundleError, ExpertError, FusionError
 
 MAX_NETWORK = 4 << 30
 
@@ -35,7 +37,8 @@ def parsed_manifest(folder: Path, text: bytes) -> Manifest:
 
 def networks(manifest: Manifest) -> list[Network]:
     """The ONNX files a manifest names."""
-    return [network for network in (manifest.network, manifest.base_graph) if network is not None]
+    fused = None if manifest.fusion is None else manifest.fusion.network
+    return [network for network in (manifest.network, manifest.base_graph, fused) if network is not None]
 
 
 def check_network(folder: Path, network: Network) -> None:
@@ -65,6 +68,25 @@ def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry | Candidate
     if isinstance(entry, ExpertEntry) and not set(expert.classes) <= set(manifest.classes):
         raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
     return expert
+
+
+def load_head(folder: Path, manifest: Manifest) -> FusionHead | None:
+    """A bundle's fusion head, refused unless it is the file the manifest names and fits; None where there is none."""
+    info, layout = manifest.fusion, manifest.fusion_layout
+    if info is None or info.file is None or layout is None:
+        return None
+    path = folder / info.file
+    where = f"bundle file {named(path)}"
+    data = read_regular(path, MAX_HEAD, where, BundleError)
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise BundleError(f"{where} has changed since it was added; train it again: mile-edge train fusion")
+    try:
+        head = parse_head(data, where)
+        check_head(head, layout, manifest.base.sha256, where)
+    except FusionError as error:
+        raise BundleError(str(error)) from None
+    manifest.class_ids(head.classes)
+    return head
 
 
 def verify_bundle(path: str | os.PathLike[str]) -> list[str]:
@@ -100,6 +122,10 @@ def _problems(folder: Path, text: bytes) -> list[str]:
         else:
             if row == 0 and expert.adapter != "none":
                 problems.append(f"expert {entry.name!r} is row 0 and has an adapter; export the bundle again")
+    try:
+        load_head(folder, manifest)
+    except BundleError as error:
+        problems.append(str(error))
     problems += [
         f"file {named(stray)} is not named by the manifest; the next add or remove sweeps what a killed run left"
         for stray in strays(folder, manifest)

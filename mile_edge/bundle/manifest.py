@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mile_edge.bundle.candidate import Candidate, read_candidate
+from mile_edge.bundle.fusion import FusionInfo, FusionLayout, read_fusion
 from mile_edge.bundle.gate import Gate, read_gate
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
@@ -93,6 +94,7 @@ class Manifest:
     base_graph: Network | None = None
     candidate: Candidate | None = None
     versions: dict[str, SeenVersion] = field(default_factory=dict)
+    fusion: FusionInfo | None = None
     schema: int = SCHEMA
 
     @classmethod
@@ -122,7 +124,7 @@ class Manifest:
         values = asdict(self)
         # What only some bundles have is left out of the others, so that older versions read those.
         values["gate"] = {key: value for key, value in values["gate"].items() if value not in (None, ())}
-        for key in ("candidate", "versions"):
+        for key in ("candidate", "versions", "fusion"):
             if not values[key]:
                 del values[key]
         for layer in values["low_rank"]["layers"]:
@@ -135,6 +137,13 @@ class Manifest:
         text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=True, allow_nan=False) + "\n"
         Manifest.from_json(text)
         return text
+
+    @property
+    def fusion_layout(self) -> FusionLayout | None:
+        """Where each weight of a fusion head lies in the vector that the graph takes; None without fusion."""
+        if self.fusion is None:
+            return None
+        return FusionLayout(self.fusion.kind, self.fusion.width, self.low_rank.hidden, self.low_rank.max_classes)
 
     def entry(self, name: str) -> ExpertEntry:
         """The expert of that name.
@@ -210,6 +219,7 @@ def _manifest(fields: Fields) -> Manifest:
     base_graph = None if graph_value is None else _network(Fields(graph_value, "base_graph", BundleError, REMEDY))
     if base_graph is not None and base_graph.file == network.file:
         fields.fail("base_graph.file", base_graph.file, "another file than network.file")
+    fusion = _fusion(fields.inner("fusion")) if fields.peek("fusion") is not None else None
     capacity = fields.integer("capacity", 1, MAX_EXPERTS)
     experts = _experts(fields, capacity)
     gate = read_gate(fields.inner("gate"), TAPS, {entry.name for entry in experts}, capacity)
@@ -222,7 +232,19 @@ def _manifest(fields: Fields) -> Manifest:
     versions = read_versions(fields, REMEDY)
     fields.finish()
     return Manifest(
-        name, base, classes, network, low_rank, gate, capacity, sensors, experts, base_graph, candidate, versions
+        name,
+        base,
+        classes,
+        network,
+        low_rank,
+        gate,
+        capacity,
+        sensors,
+        experts,
+        base_graph,
+        candidate,
+        versions,
+        fusion,
     )
 
 
@@ -250,6 +272,10 @@ def _network(fields: Fields) -> Network:
         fields.fail(fields.path("file"), network.file, "the name of an ONNX file")
     fields.finish()
     return network
+
+
+def _fusion(fields: Fields) -> FusionInfo:
+    return read_fusion(fields, _network(fields.inner("network")))
 
 
 def _layout(fields: Fields) -> LowRankLayout:

@@ -12,16 +12,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mile_edge.bundle import admission, commit, history
 from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.expert import Expert, expert_bytes
 from mile_edge.bundle.files import named
+from mile_edge.bundle.fusion_head import FusionHead
 from mile_edge.bundle.gate import Gate
 from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import (
     check_network,
     load_expert,
+    load_head,
     manifest_text,
     networks,
     parsed_manifest,
@@ -42,6 +47,7 @@ class Bundle:
     manifest: Manifest
     _experts: tuple[Expert, ...] = field(repr=False)
     candidate: Expert | None = field(default=None, repr=False)
+    fusion_head: FusionHead | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -120,6 +126,20 @@ class Bundle:
         return self.path / self.manifest.network.file
 
     @property
+    def fused_path(self) -> Path | None:
+        """The ONNX file with fused outputs, or None."""
+        return None if self.manifest.fusion is None else self.path / self.manifest.fusion.network.file
+
+    def fusion_vector(self) -> NDArray[np.float32] | None:
+        """The fusion head as the graph takes it, (L,) float32: zeros while none was trained, None without fusion."""
+        layout = self.manifest.fusion_layout
+        if layout is None:
+            return None
+        if self.fusion_head is None:
+            return layout.empty()
+        return layout.pack(self.fusion_head, self.manifest.class_ids(self.fusion_head.classes))
+
+    @property
     def base_graph_path(self) -> Path | None:
         """The frozen base's own ONNX file, or None."""
         return None if self.manifest.base_graph is None else self.path / self.manifest.base_graph.file
@@ -156,7 +176,7 @@ class Bundle:
         """
         arrival = admission.receive(path, name, trust, sha256)
         with locked(self.path):
-            now = self._current()
+            now = self.current()
             known = any(entry.name == arrival.expert.name for entry in now.manifest.experts)
             if shadow is None:
                 manifest = admission.entered(now.manifest, arrival, replaces=replaces, downgrade=downgrade)
@@ -187,7 +207,7 @@ class Bundle:
         self, action: str, after: Callable[[Manifest, Expert], Manifest], detail: Mapping[str, object] | None
     ) -> Bundle:
         with locked(self.path):
-            now = self._current()
+            now = self.current()
             if now.candidate is None or now.manifest.candidate is None:
                 raise BundleError(f"bundle {named(self.path)} has no expert in shadow; add one with a shadow run first")
             manifest = after(now.manifest, now.candidate)
@@ -215,7 +235,7 @@ class Bundle:
             BundleError: there is no such expert, it is the base, or the bundle is locked, damaged or not writable.
         """
         with locked(self.path):
-            now = self._current()
+            now = self.current()
             manifest = now.manifest.without_expert(name)
             commit.change(self.path, manifest, {}, admission.removal(now.manifest, name))
         return now._with(manifest)
@@ -254,7 +274,7 @@ class Bundle:
             BundleError: one of those differs, a threshold names an unknown expert, or the bundle cannot be changed.
         """
         with locked(self.path):
-            now = self._current()
+            now = self.current()
             for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau"):
                 old, new = getattr(now.manifest.gate, key), getattr(gate, key)
                 if old != new:
@@ -269,7 +289,7 @@ class Bundle:
         """As `verify_bundle` on this folder."""
         return verify_bundle(self.path)
 
-    def _current(self) -> Bundle:
+    def current(self) -> Bundle:
         """The state on disk now; files that this Bundle has already read are not read again."""
         manifest = parsed_manifest(self.path, manifest_text(self.path))
         return self._load(self.path, manifest, self._known(manifest))
@@ -290,7 +310,9 @@ class Bundle:
         if new is not None and entry is not None:
             known[entry.sha256] = new
         candidate = None if manifest.candidate is None else known[manifest.candidate.sha256]
-        return Bundle(self.path, manifest, tuple(known[each.sha256] for each in manifest.experts), candidate)
+        same = manifest.fusion == self.manifest.fusion
+        head = self.fusion_head if same else load_head(self.path, manifest)
+        return Bundle(self.path, manifest, tuple(known[each.sha256] for each in manifest.experts), candidate, head)
 
     @classmethod
     def _load(cls, folder: Path, manifest: Manifest, known: Mapping[str, Expert]) -> Bundle:
@@ -302,7 +324,7 @@ class Bundle:
         candidate = None
         if manifest.candidate is not None:
             candidate = known.get(manifest.candidate.sha256) or load_expert(folder, manifest, manifest.candidate)
-        return cls(folder, manifest, experts, candidate)
+        return cls(folder, manifest, experts, candidate, load_head(folder, manifest))
 
 
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:

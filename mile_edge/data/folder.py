@@ -90,6 +90,11 @@ class FolderDataset:
     def __len__(self) -> int:
         return len(self._images)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """File name without its suffix of every frame, in order."""
+        return tuple(file.stem for file in self._images)
+
     def __getitem__(self, index: int) -> LabelledFrame:
         file = self._images[index]
         image = _read(file)

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import RecipeError
 from mile_edge.export.onnx_functions import OPSET, add_low_rank_functions
 from mile_edge.export.precision import to_half
+from mile_edge.network.fused_pass import FUSED_INPUTS, FUSED_OUTPUTS, FusedPass
 from mile_edge.network.one_pass import INPUTS, OUTPUTS, FrozenPass, OnePass
 from mile_edge.training.statistics import gate_features
 
@@ -35,6 +37,35 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
     Raises:
         RecipeError: the precision is unknown.
     """
+    arguments, shapes = _one_pass(network, precision, prototypes)
+    model = _export(network, arguments, INPUTS, OUTPUTS, shapes)
+    add_low_rank_functions(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def fused_graph(network: FusedPass, precision: str = "fp32", prototypes: int = 1) -> onnx.ModelProto:
+    """The one-pass graph with fusion at its end; the number of groups is left open as well.
+
+    Args:
+        network: converted to half precision in place where ``precision`` is fp16.
+        precision: ``fp32`` or ``fp16``; group and fusion are fp32 in both.
+        prototypes: K, prototypes per expert.
+
+    Raises:
+        RecipeError: the precision is unknown.
+    """
+    arguments, shapes = _one_pass(network.network, precision, prototypes)
+    group, vector = torch.ones(3, 2), torch.zeros(network.layout.length)
+    shapes |= {"group": {0: Dim("groups", min=1, max=64), 1: shapes["frames"][0]}, "fusion": None}
+    model = _export(network, (*arguments, group, vector), FUSED_INPUTS, FUSED_OUTPUTS, shapes)
+    add_low_rank_functions(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _one_pass(network: OnePass, precision: str, prototypes: int) -> tuple[tuple[torch.Tensor, ...], dict[str, Any]]:
+    """Example inputs of the one pass, and which of their sides are open; the network takes on the precision."""
     half = _is_half(precision)
     dim = tap_dimension(network)
     if half:
@@ -59,10 +90,7 @@ def segmenter_graph(network: OnePass, precision: str = "fp32", prototypes: int =
         "whitening": None,
         "gate_bias": {0: batch, 1: rows},
     }
-    model = _export(network, arguments, INPUTS, OUTPUTS, shapes)
-    add_low_rank_functions(model)
-    onnx.checker.check_model(model)
-    return model
+    return arguments, shapes
 
 
 def base_graph(base: nn.Module, size: tuple[int, int], precision: str = "fp32") -> onnx.ModelProto:

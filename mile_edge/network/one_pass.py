@@ -6,6 +6,8 @@ sample of a batch may use another expert, and no engine is ever rebuilt.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -51,9 +53,9 @@ class OnePass(nn.Module):
         self.pool, self.size, self.tap = pool, size, tap
         self.layout = pool.layout(max_classes)
         self.gate, self.mixture = make_gate(gate), make_mixture(gate, top_k, tau)
-        self._head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
+        self.head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
         self._plain_head = pool.classifier
-        replace_module(pool.base, pool.description.classifier, self._head)
+        replace_module(pool.base, pool.description.classifier, self.head)
         self._tap = Tap(pool.base, pool.description, tap)
 
     def forward(
@@ -76,6 +78,19 @@ class OnePass(nn.Module):
         Returns:
             mask (B, H, W) uint8, confidence (B, H, W) uint8, expert (B,) int32, distance (B, E) float32.
         """
+        scores, expert, distance = self.segment(frames, bank, prototypes, whitening, gate_bias)
+        mask, confidence = decide(scores, self.size)
+        return mask, confidence, expert.to(torch.int32), distance
+
+    def segment(
+        self,
+        frames: torch.Tensor,
+        bank: torch.Tensor,
+        prototypes: torch.Tensor,
+        whitening: torch.Tensor,
+        gate_bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """As :meth:`forward` up to the scores (B, C, h, w), with the expert (B,) and the distance (B, E)."""
         # TensorRT transposes no uint8, so the cast comes first.
         pixels = normalise(frames.float().permute(0, 3, 1, 2) / 255).to(bank.dtype)
         routes: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -103,9 +118,7 @@ class OnePass(nn.Module):
             self._route(None)
         if not routes:
             raise RecipeError("the tap never ran, so no expert was chosen; the tap must lie in the forward pass")
-        expert, distance = routes[0]
-        mask, confidence = decide(scores, self.size)
-        return mask, confidence, expert.to(torch.int32), distance
+        return (scores, *routes[0])
 
     def _route(
         self,
@@ -115,7 +128,7 @@ class OnePass(nn.Module):
     ) -> None:
         for name, adapter in self.pool.adapters.items():
             adapter.route(bank, expert, 0 if bank is None else self.layout.offset(name), weights)
-        self._head.route(bank, expert, weights)
+        self.head.route(bank, expert, weights)
 
 
 class FrozenPass(nn.Module):
@@ -162,6 +175,11 @@ class BankClassifier(nn.Module):
         self._bank: torch.Tensor | None = None
         self._expert: torch.Tensor | None = None
         self._weights: torch.Tensor | None = None
+        self._keep: Callable[[torch.Tensor, torch.Tensor], None] | None = None
+
+    def watch(self, keep: Callable[[torch.Tensor, torch.Tensor], None] | None) -> None:
+        """Call ``keep`` at every pass with what is classified, (B, hidden, h, w), and the biases (B, max_classes)."""
+        self._keep = keep
 
     def route(
         self, bank: torch.Tensor | None, expert: torch.Tensor | None, weights: torch.Tensor | None = None
@@ -174,6 +192,8 @@ class BankClassifier(nn.Module):
         if self._bank is None or self._expert is None:
             raise RecipeError("the classifier ran before the gate had chosen; the tap must come before it")
         weight, bias = self._weight_and_bias(self._bank, self._expert)
+        if self._keep is not None:
+            self._keep(hidden, bias[:, :, 0])
         scores = weight @ hidden.flatten(2) + bias
         return scores.reshape(-1, self.max_classes, hidden.shape[2], hidden.shape[3])
 

@@ -22,6 +22,12 @@ class Backend(Protocol):
         """One pass: mask, confidence, expert (B,), distance (B, E)."""
         ...
 
+    def fuse(
+        self, frames: np.ndarray, state: GateState, bias: np.ndarray, group: np.ndarray, vector: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """One pass of several sensors: as `run`, and fused mask, fused confidence and share (G, B)."""
+        ...
+
     def write_row(self, row: int) -> None:
         """Bring a row of the bank to where the engine reads it."""
         ...
@@ -42,7 +48,7 @@ def make_backend(
     if name == "onnx":
         from mile_edge.runtime.onnx_backend import OnnxBackend
 
-        return OnnxBackend(bundle.network_path, bank, threads)
+        return OnnxBackend(bundle.network_path, bank, threads, bundle.fused_path)
     if name in BACKENDS:
         from mile_edge.runtime.tensorrt.backend import TensorRTBackend
 

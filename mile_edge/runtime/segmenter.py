@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -18,38 +17,13 @@ from mile_edge.errors import BackendError, ExpertError, MileError, SensorError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
 from mile_edge.runtime.resize import resize_frames, restore
+from mile_edge.runtime.segmentation import Segmentation, stage_times
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """What one pass says about a batch.
-
-    Attributes:
-        mask: (B, H, W) uint8 class ids, of the frames' own size; on the device where that was asked for.
-        confidence: (B, H, W) uint8, 255 for certain; on the device where that was asked for.
-        expert: name of the expert that each sample went through.
-        expert_index: (B,) int32, its row in the bank.
-        distance: (B, E) float32 from each sample to each row's nearest prototype; rows without an
-            expert hold a number without meaning.
-        weights: (B, E) float32, how much of each row went into the sample's mask: 1 for the expert, unless the gate
-            mixes several, of which ``expert`` is the nearest.
-        novel: (B,) bool, farther from its expert than that expert's calibrated threshold.
-        timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
-    """
-
-    mask: Any
-    confidence: Any
-    expert: tuple[str, ...]
-    expert_index: np.ndarray
-    distance: np.ndarray
-    weights: np.ndarray
-    novel: np.ndarray
-    timings: Mapping[str, float]
-
-
-class Segmenter:
+class Segmenter(SensorFusion):
     """A bundle at work. Calls may come from several threads; experts come and go between frames.
 
     Open one with :meth:`open`, call it with frames, close it or use it as a context manager.
@@ -66,6 +40,7 @@ class Segmenter:
     ) -> None:
         self._bundle = bundle
         self._bank = Bank(bundle)
+        self._open_fusion(bundle)
         self._backend = make_backend(backend, bundle, self._bank.rows, threads, engine)
         self._hysteresis = bundle.manifest.gate.hysteresis if hysteresis is None else hysteresis
         self._change = threading.Lock()
@@ -178,27 +153,10 @@ class Segmenter:
             bias = np.stack([biases[owner] for owner in owners])
             mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
-        names = tuple(str(state.names[row]) for row in index)
-        self._last.update(zip(owners, names, strict=True))
         if not on_device:
             mask, confidence = restore(mask, (height, width)), restore(confidence, (height, width))
-        done = time.perf_counter()
-        timings = {
-            "resize": ready - started,
-            "network": passed - ready,
-            "restore": done - passed,
-            "total": done - started,
-        }
-        return Segmentation(
-            mask,
-            confidence,
-            names,
-            index,
-            distance,
-            expert_weights(distance, bias, index, state.manifest.gate),
-            distance[np.arange(len(index)), index] > state.limits[index],
-            {stage: seconds * 1e3 for stage, seconds in timings.items()},
-        )
+        timings = stage_times(started, ready, passed)
+        return self._answer(state, owners, bias, (mask, confidence, index, distance), timings)
 
     def add_expert(self, path: str | os.PathLike[str], name: str | None = None) -> str:
         """Add an expert file to the bundle and to the running bank; the next frame may use it, none is delayed.
@@ -261,6 +219,28 @@ class Segmenter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _answer(
+        self,
+        state: GateState,
+        owners: Sequence[Hashable],
+        bias: np.ndarray,
+        parts: Sequence[Any],
+        timings: dict[str, float],
+    ) -> Segmentation:
+        mask, confidence, index, distance = parts
+        names = tuple(str(state.names[row]) for row in index)
+        self._last.update(zip(owners, names, strict=True))
+        return Segmentation(
+            mask,
+            confidence,
+            names,
+            index,
+            distance,
+            expert_weights(distance, bias, index, state.manifest.gate),
+            distance[np.arange(len(index)), index] > state.limits[index],
+            timings,
+        )
 
     def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray:
         pins = self._pins

@@ -58,25 +58,17 @@ def write_folder(
     """
     target = Path(path)
     domains = (domain,) if isinstance(domain, str) else tuple(domain)
-    worlds = [World(seed, size) for seed in seeds]
     if sensor not in SENSORS:
         raise DataError(f"The world has no sensor {sensor!r}; choose from {', '.join(SENSORS)}.")
-    if not worlds or frames_per_seed < 1 or not domains:
-        raise DataError(
-            f"{len(worlds)} seeds, {frames_per_seed} frames each and {len(domains)} domains make no data set; give at "
-            "least one of each."
-        )
+    worlds = _worlds(seeds, frames_per_seed, domains, size)
     aside = open_aside(target)
     try:
-        (aside / "images").mkdir()
-        (aside / "labels").mkdir()
-        (aside / "classes.yaml").write_text(_classes_yaml(sensor, domains), encoding="utf-8")
+        _open_folder(aside, sensor, domains)
         total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
         for number in range(total):
             world, step = worlds[number // frames_per_seed], number % frames_per_seed
             image, label = world.view(step * FRAME_GAP, domains[number % len(domains)], sensor)
-            _save(aside / "images", f"{number:06d}", image)
-            Image.fromarray(label).save(aside / "labels" / f"{number:06d}.png")
+            _save(aside, f"{number:06d}", image, label)
             if progress is not None:
                 progress(number + 1, total)
         aside.replace(target)
@@ -85,6 +77,69 @@ def write_folder(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return target
+
+
+def write_drives(
+    path: Path | str,
+    seeds: Sequence[int],
+    frames_per_seed: int,
+    domain: str | Sequence[str],
+    size: tuple[int, int] = (240, 320),
+    *,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Render the same moments with every sensor: a folder that holds one folder data set per sensor.
+
+    Frames of one moment and viewpoint have the same file name in camera/, depth/ and thermal/, each of which is what
+    :func:`write_folder` would write for its sensor. The folder is filled aside and renamed when complete.
+
+    Args:
+        path: the folder to make; it may exist only if it is empty.
+        seeds: one street each.
+        frames_per_seed: moments of each street, `FRAME_GAP` seconds apart.
+        domain: one of `DOMAINS`, or several, taken in turn moment by moment.
+        size: (height, width) in pixels.
+        limit: stop after so many moments in all.
+        progress: called with (moments done, moments in all) after every moment.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: an unknown domain, nothing to render, or a path that cannot be written or is in use.
+    """
+    target = Path(path)
+    domains = (domain,) if isinstance(domain, str) else tuple(domain)
+    worlds = _worlds(seeds, frames_per_seed, domains, size)
+    aside = open_aside(target)
+    try:
+        for sensor in SENSORS:
+            _open_folder(aside / sensor, sensor, domains)
+        total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
+        for number in range(total):
+            world, step = worlds[number // frames_per_seed], number % frames_per_seed
+            moment = world.frame(step * FRAME_GAP, domains[number % len(domains)])
+            for sensor, image in zip(SENSORS, (moment.rgb, moment.depth, moment.thermal), strict=True):
+                _save(aside / sensor, f"{number:06d}", image, moment.label)
+            if progress is not None:
+                progress(number + 1, total)
+        aside.replace(target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def _worlds(seeds: Sequence[int], frames_per_seed: int, domains: Sequence[str], size: tuple[int, int]) -> list[World]:
+    worlds = [World(seed, size) for seed in seeds]
+    if not worlds or frames_per_seed < 1 or not domains:
+        raise DataError(
+            f"{len(worlds)} seeds, {frames_per_seed} frames each and {len(domains)} domains make no data set; give at "
+            "least one of each."
+        )
+    return worlds
 
 
 def open_aside(target: Path) -> Path:
@@ -100,12 +155,19 @@ def open_aside(target: Path) -> Path:
         raise DataError(f"{target} cannot be made ({error.strerror or error}); choose another path.") from error
 
 
-def _save(folder: Path, name: str, image: NDArray[np.uint8] | NDArray[np.uint16]) -> None:
+def _open_folder(folder: Path, sensor: str, domains: Sequence[str]) -> None:
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True)
+    (folder / "classes.yaml").write_text(_classes_yaml(sensor, domains), encoding="utf-8")
+
+
+def _save(folder: Path, name: str, image: NDArray[np.uint8] | NDArray[np.uint16], label: NDArray[np.uint8]) -> None:
     picture = Image.fromarray(image)
     if image.ndim == 3:
-        picture.save(folder / f"{name}.jpg", quality=JPEG_QUALITY)
+        picture.save(folder / "images" / f"{name}.jpg", quality=JPEG_QUALITY)
     else:
-        picture.save(folder / f"{name}.png")
+        picture.save(folder / "images" / f"{name}.png")
+    Image.fromarray(label).save(folder / "labels" / f"{name}.png")
 
 
 def _classes_yaml(sensor: str, domains: Sequence[str]) -> str:

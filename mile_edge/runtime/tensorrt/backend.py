@@ -109,6 +109,16 @@ class TensorRTBackend:
         with self._lanes.borrowed(len(bias), make) as lane:
             return lane.run(frames, state, bias, on_device)
 
+    def fuse(
+        self, frames: np.ndarray, state: GateState, bias: np.ndarray, group: np.ndarray, vector: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Refused: an engine is built of the graph without fusion.
+
+        Raises:
+            BackendError: always.
+        """
+        raise BackendError("fusing sensors runs in ONNX Runtime only so far; open the bundle with backend='onnx'")
+
     def close(self) -> None:
         """Give back everything on the device; twice is harmless. No frame may be in flight."""
         self._lanes.close()

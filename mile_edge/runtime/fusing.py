@@ -1,0 +1,128 @@
+"""The segmenter's part for several sensors: one pass, each frame under its own expert, and one mask of all."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from mile_edge.bundle import Bundle, Manifest, set_fusion_head
+from mile_edge.errors import FusionError
+from mile_edge.runtime.backends import Backend
+from mile_edge.runtime.bank import GateState
+from mile_edge.runtime.fusion import TOLERANCE_NS, Fused, SensorFrame, Watch, checked, largest
+from mile_edge.runtime.resize import resize_frames, restore
+from mile_edge.runtime.segmentation import Segmentation, stage_times
+
+
+class SensorFusion(ABC):
+    """What :class:`mile_edge.runtime.segmenter.Segmenter` does with several sensors at once."""
+
+    _bundle: Bundle
+    _backend: Backend
+    _change: threading.Lock
+
+    @property
+    @abstractmethod
+    def manifest(self) -> Manifest:
+        """The bundle as the next frame sees it."""
+
+    @abstractmethod
+    def _frame(self) -> AbstractContextManager[GateState]: ...
+
+    @abstractmethod
+    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray: ...
+
+    @abstractmethod
+    def _answer(
+        self,
+        state: GateState,
+        owners: Sequence[Hashable],
+        bias: np.ndarray,
+        parts: Sequence[Any],
+        timings: dict[str, float],
+    ) -> Segmentation: ...
+
+    def _open_fusion(self, bundle: Bundle) -> None:
+        self._fusion = bundle.fusion_vector()
+        self._watch = Watch()
+
+    def fuse(
+        self,
+        frames: Mapping[Hashable, SensorFrame],
+        *,
+        tolerance_ns: int = TOLERANCE_NS,
+        like: Hashable = None,
+        only: Mapping[Hashable, Sequence[str]] | None = None,
+    ) -> Fused:
+        """Segment the newest frames of several sensors in one pass, each under its own expert, and fuse them.
+
+        A sensor takes part unless its frame is too old, constant, or repeated though others change; any subset works,
+        down to one, and what takes no part cannot change the fused mask. The order of sensors does not matter.
+
+        Args:
+            frames: stream, for example a topic, to its newest frame; sizes may differ, viewpoints may not.
+            tolerance_ns: how far a stamp may lie behind the newest, nanoseconds.
+            like: the stream whose size the fused mask takes; the one with the most pixels where it is missing.
+            only: stream to the names of the experts that may be chosen for it.
+
+        Raises:
+            FusionError: the bundle does not fuse, a frame is no image, or no sensor gave a usable one.
+            ExpertError: a name in ``only`` is not loaded, or it is empty.
+            BackendError: the pass failed, the backend cannot fuse, or the segmenter is closed.
+        """
+        started = time.perf_counter()
+        checked(frames)
+        vector = self._fusion
+        if vector is None:
+            raise FusionError(
+                f"bundle {self.manifest.name!r} has no graph that fuses; mile-edge train fusion --add gives it one"
+            )
+        live, absent = self._watch.live(frames, tolerance_ns)
+        if not live:
+            why = ", ".join(f"{stream}: {reason}" for stream, reason in absent.items())
+            raise FusionError(f"no sensor gave a usable frame ({why}); check the sensors")
+        with self._frame() as state:
+            network = (state.manifest.network.height, state.manifest.network.width)
+            owners = list(live)
+            batch = np.concatenate([resize_frames(given.frame[None], network) for given in live.values()])
+            bias = np.stack([self._bias(state, owner, (only or {}).get(owner)) for owner in owners])
+            ready = time.perf_counter()
+            group = np.ones((1, len(owners)), np.float32)
+            *each, fused_mask, fused_confidence, share = self._backend.fuse(batch, state, bias, group, vector)
+        passed = time.perf_counter()
+        sensors: dict[Hashable, Segmentation] = {}
+        for place, (owner, given) in enumerate(live.items()):
+            parts = [array[place : place + 1] for array in each]
+            parts[:2] = [restore(part, given.frame.shape[:2]) for part in parts[:2]]
+            timings = stage_times(started, ready, passed)
+            sensors[owner] = self._answer(state, [owner], bias[place : place + 1], parts, timings)
+        stream = like if like in live else largest(live)
+        height, width = live[stream].frame.shape[:2]
+        return Fused(
+            restore(fused_mask, (height, width))[0],
+            restore(fused_confidence, (height, width))[0],
+            stream,
+            max(given.stamp for given in live.values()),
+            sensors,
+            {owner: float(part) for owner, part in zip(owners, share[0], strict=True)},
+            absent,
+            stage_times(started, ready, passed),
+        )
+
+    def set_fusion_head(self, path: str | os.PathLike[str]) -> None:
+        """Put a trained fusion head into the bundle and use it from the next moment on; no engine is built anew.
+
+        Raises:
+            FusionError: the file is no fusion head, or does not fit; nothing has changed.
+            BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
+        """
+        with self._change:
+            self._bundle = set_fusion_head(self._bundle, path)
+            self._fusion = self._bundle.fusion_vector()
