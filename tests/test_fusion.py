@@ -179,7 +179,10 @@ def test_a_head_trained_again_is_used_at_once_and_no_graph_is_built(fusing_bundl
     with Segmenter.open(tmp_path / "bundle", threads=1, hysteresis=0) as segmenter:
         assert same(segmenter.fuse(moment()), after)
     assert verify_bundle(tmp_path / "bundle") == []
-    assert len(list((tmp_path / "bundle").glob("fusion-*"))) == 1
+    assert len(list((tmp_path / "bundle").glob("fusion-*"))) == 2, "the head before is kept to roll back to"
+    Bundle.open(tmp_path / "bundle").rollback()
+    with Segmenter.open(tmp_path / "bundle", threads=1, hysteresis=0) as segmenter:
+        assert same(segmenter.fuse(moment()), before)
 
 
 def test_a_bundle_without_fusion_says_how_to_get_it(workshop_bundle: Path, fusing_bundle: Path, tmp_path: Path) -> None:
