@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mile_edge.bundle.gate import SUCCESSIVE_KINDS
 from mile_edge.bundle.strict_json import shown
 from mile_edge.errors import ExpertError
 
@@ -65,7 +66,8 @@ def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
         raise ExpertError(
             f"{where} has features of tap {expert.tap!r} and this bundle reads {gate.tap!r}; calibrate it again"
         )
-    if expert.adapter == "low_rank":
+    if expert.adapter != "none":
+        _check_kind(expert, manifest, where)
         _check_layers(expert, manifest, where)
     if expert.classifier_weight.shape[1] != layout.hidden:
         raise ExpertError(
@@ -118,7 +120,8 @@ def _check_adapter(expert: Expert, where: str) -> None:
         return
     if not expert.low_rank or expert.rank < 1:
         raise ExpertError(
-            f"{where} says adapter low_rank and has rank {expert.rank} on {len(expert.low_rank)} layers; write it again"
+            f"{where} says adapter {expert.adapter} and has rank {expert.rank} on {len(expert.low_rank)} layers; "
+            "write it again"
         )
     for layer, (a, b) in expert.low_rank.items():
         # A layer may have a pair of full rank, a square B; which layers do is the bundle's to say.
@@ -171,9 +174,23 @@ def _nearly_positive(scatter: NDArray[np.float64]) -> bool:
     return True
 
 
+def _check_kind(expert: Expert, manifest: Manifest, where: str) -> None:
+    runs = "self_activated" if manifest.gate.kind == "mora" else "low_rank"
+    if expert.adapter != runs:
+        raise ExpertError(
+            f"{where} has adapter kind {expert.adapter}, and this bundle of gate {manifest.gate.kind} runs {runs}; "
+            "train one with this bundle"
+        )
+
+
 def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
     layout = manifest.low_rank
-    if expert.rank != layout.rank:
+    if expert.rank > layout.rank and manifest.gate.kind in SUCCESSIVE_KINDS:
+        raise ExpertError(
+            f"{where} has {expert.rank} ranks of all its tasks and this bundle room for {layout.rank}; "
+            "export one with a larger rank"
+        )
+    if expert.rank != layout.rank and manifest.gate.kind not in SUCCESSIVE_KINDS:
         raise ExpertError(
             f"{where} has rank {expert.rank} and this bundle {layout.rank}; train it with the bundle's rank"
         )
@@ -187,7 +204,7 @@ def _check_layers(expert: Expert, manifest: Manifest, where: str) -> None:
         if layer.name not in expert.low_rank:
             raise ExpertError(f"{where} lacks layer {shown(layer.name)}; train it with the bundle's layers")
         a, b = expert.low_rank[layer.name]
-        rank = layout.rank_of(layer)
+        rank = expert.rank if layer.rank is None else layer.rank
         if a.shape != (rank, layer.in_features) or b.shape != (layer.out_features, rank):
             raise ExpertError(
                 f"{where}: layer {shown(layer.name)} has A {a.shape} and B {b.shape} where this bundle needs "

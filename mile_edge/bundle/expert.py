@@ -24,7 +24,7 @@ from mile_edge.errors import ExpertError
 FORMAT = "mile-edge-expert"
 SCHEMA = 1
 MAX_BYTES = 64 << 20
-ADAPTERS = ("low_rank", "none")
+ADAPTERS = ("low_rank", "self_activated", "none")
 REMEDY = "write it again with this mile-edge"
 FLOATS = NDArray[np.floating]
 
@@ -35,7 +35,8 @@ class Expert:
 
     name: lower-case letters, digits, - and _.
     base_sha256, rank, tap: what it was trained on; a bundle with others refuses it.
-    adapter: "low_rank", or "none" for the base's own file and for statistics without an adapter.
+    adapter: "low_rank"; "self_activated" for ranks that weigh themselves token by token; or "none" for the base's own
+        file and for statistics without an adapter.
     low_rank: layer name -> (A (rank, in), B (out, rank)), scaling already folded into B; empty for "none".
     classifier_weight: (C, hidden); classifier_bias: (C,); classes: C labels in the same order.
     mean: (D,) mean of the gate's feature over `count` frames.

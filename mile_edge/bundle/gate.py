@@ -18,9 +18,13 @@ GATE_KINDS = (
     "attribute",
     "semla",
     "uniform",
+    "dac",
+    "mora",
 )
 # Kinds whose distance is a log-likelihood or a logit, which may lie below zero; each expert has two vectors there.
 SIGNED_KINDS = ("gaussian", "ridge", "probe")
+# Kinds of one adapter that goes on from task to task: there is nothing to choose, the newest serves every frame.
+SUCCESSIVE_KINDS = ("dac", "mora")
 MAX_ATTRIBUTES = 256
 
 
@@ -29,7 +33,8 @@ class Gate:
     """How an expert is chosen, or several with weights.
 
     thresholds: expert name -> distance beyond which a frame is novel.
-    top_k, tau: of kind "semla" only: how many experts are mixed, and the temperature of their weights.
+    top_k, tau: how many experts are mixed (kind "semla") or ranks per token ("mora"), and their weights' temperature.
+    delta: of kind "mora" only: least share of a token's response at which a rank takes part.
     attributes: of kind "attribute" only: the pool's names; empty for those that the experts bring along.
     similarity: (M, M) of these attributes, cosines of their vectors; empty where all are unlike.
     """
@@ -45,6 +50,7 @@ class Gate:
     tau: float | None = None
     attributes: tuple[str, ...] = ()
     similarity: tuple[tuple[float, ...], ...] = ()
+    delta: float | None = None
 
 
 def read_gate(fields: Fields, taps: tuple[str, ...], experts: Set[str], capacity: int) -> Gate:
@@ -72,16 +78,18 @@ def read_gate(fields: Fields, taps: tuple[str, ...], experts: Set[str], capacity
     thresholds.finish()
     gate = Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)
     if kind == "semla":
-        gate = _mixing(fields, gate, capacity)
+        # More than there are rows could not be found among them.
+        gate = _mixing(fields, gate, min(64, capacity + 1))
+    if kind == "mora":
+        gate = replace(_mixing(fields, gate, 1024), delta=fields.number("delta", 0.0, 1.0))
     if kind == "attribute":
         gate = _with_attributes(fields, gate)
     fields.finish()
     return gate
 
 
-def _mixing(fields: Fields, gate: Gate, capacity: int) -> Gate:
-    # More than there are rows could not be found among them.
-    top_k = fields.integer("top_k", 1, min(64, capacity + 1))
+def _mixing(fields: Fields, gate: Gate, most: int) -> Gate:
+    top_k = fields.integer("top_k", 1, most)
     return replace(gate, top_k=top_k, tau=fields.number("tau", 1e-6, 1e9))
 
 

@@ -123,6 +123,9 @@ class LowRankLayout:
             if expert.adapter != "none":
                 for layer in self.layers:
                     a, b = self._views(row, layer)
+                    # Fewer ranks leave the rest of their place zero, which is no rank at all.
+                    if layer.rank is None and expert.rank < self.rank:
+                        a, b = a[: expert.rank], b[:, : expert.rank]
                     a[...], b[...] = self._exact(expert.low_rank[layer.name], a, b)
             weight[ids] = self._exact((expert.classifier_weight,), weight[ids])[0]
             bias[ids] = self._exact((expert.classifier_bias,), bias[ids])[0]

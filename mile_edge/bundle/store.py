@@ -21,7 +21,7 @@ from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.expert import Expert, expert_bytes
 from mile_edge.bundle.files import named
 from mile_edge.bundle.fusion_head import FusionHead
-from mile_edge.bundle.gate import Gate
+from mile_edge.bundle.gate import SUCCESSIVE_KINDS, Gate
 from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import (
     check_network,
@@ -119,6 +119,10 @@ class Bundle:
     def experts(self) -> tuple[Expert, ...]:
         """All experts in row order; row 0 is the base."""
         return self._experts
+
+    def choices(self) -> tuple[Expert, ...]:
+        """Those that the gate may choose, in row order; only the newest where one adapter goes from task to task."""
+        return self._experts[-1:] if self.manifest.gate.kind in SUCCESSIVE_KINDS else self._experts
 
     @property
     def network_path(self) -> Path:
@@ -268,14 +272,14 @@ class Bundle:
         return bundle
 
     def set_gate(self, gate: Gate) -> Bundle:
-        """Replace the gate's settings, for calibration; kind, tap, dim, prototypes, top_k and tau are the network's.
+        """Replace the gate's settings, for calibration; kind, tap, dim, prototypes, top_k, tau and delta are fixed.
 
         Raises:
             BundleError: one of those differs, a threshold names an unknown expert, or the bundle cannot be changed.
         """
         with locked(self.path):
             now = self.current()
-            for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau"):
+            for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau", "delta"):
                 old, new = getattr(now.manifest.gate, key), getattr(gate, key)
                 if old != new:
                     raise BundleError(

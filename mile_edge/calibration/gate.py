@@ -70,7 +70,7 @@ def calibrate_gate(
     Raises:
         DataError: no folder shows a domain that an expert knows.
     """
-    experts = segmenter.bundle.experts()
+    experts = segmenter.bundle.choices()
     frames: dict[str, list[np.ndarray]] = defaultdict(list)
     foreign: dict[str, list[np.ndarray]] = defaultdict(list)
     done = 0

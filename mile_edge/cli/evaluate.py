@@ -117,7 +117,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...]
         result = segmenter(frame, sensor=sensor)
         return result.mask[0], result.expert[0]
 
-    return predict, bundle.manifest.classes, None if args.expert else GateScores(bundle.experts()), control
+    return predict, bundle.manifest.classes, None if args.expert else GateScores(bundle.choices()), control
 
 
 def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predictor, tuple[ClassLabel, ...], None]:

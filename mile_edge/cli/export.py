@@ -115,12 +115,23 @@ def _of_base(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Ca
 
 
 def _of_bundle(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Callable[[], Base]]:
-    """The base and the experts of a bundle under another gate, size or precision, nothing trained again."""
+    """The base and the experts of a bundle under another gate, size or precision, nothing trained again.
+
+    An adapter that went on from task to task is no expert among others, nor are these such an adapter: between the two
+    kinds only the base goes over.
+    """
     from mile_edge.bundle import Bundle
     from mile_edge.export.bundle import base_of, export_bundle
 
     source = Bundle.open(args.base)
     bundle = export_bundle(base_of(source), source.experts()[0], recipe, args.out, name=args.name)
-    for entry in source.manifest.experts[1:]:
+    for entry in source.manifest.experts[1:] if _go_over(source, recipe) else ():
         bundle = bundle.add(source.path / entry.file)
     return bundle, lambda: base_of(source)
+
+
+def _go_over(source: Bundle, recipe: ExportRecipe) -> bool:
+    from mile_edge.bundle.gate import SUCCESSIVE_KINDS
+
+    former = source.manifest.gate.kind
+    return former == recipe.gate or not {former, recipe.gate} & set(SUCCESSIVE_KINDS)

@@ -102,7 +102,8 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
             "shrink": gate.shrink,
             "hysteresis": gate.hysteresis,
             "thresholds": gate.thresholds,
-            **({"top_k": gate.top_k, "tau": gate.tau} if gate.kind == "semla" else {}),
+            **({"top_k": gate.top_k, "tau": gate.tau} if gate.top_k is not None else {}),
+            **({"delta": gate.delta} if gate.delta is not None else {}),
             **({"attributes": list(gate.attributes)} if gate.kind == "attribute" else {}),
         },
         "classes": _classes(manifest.classes),
@@ -150,7 +151,8 @@ def _bundle_screen(bundle: Bundle, facts: dict[str, Any]) -> Group:
     features = f"{gate['kind']}, {gate['tap']} tap, {gate['dim']} features, {gate['prototypes']} prototypes per expert"
     settings = f"shrink {gate['shrink']:g}, hysteresis {gate['hysteresis']:g}"
     if "top_k" in gate:
-        settings += f", mixes {gate['top_k']} experts with tau {gate['tau']:g}"
+        what = "experts" if "delta" not in gate else f"ranks per token (silent below {gate['delta']:g})"
+        settings += f", mixes {gate['top_k']} {what} with tau {gate['tau']:g}"
     if "attributes" in gate:
         settings += f", attributes {', '.join(map(one_line, gate['attributes'])) or 'of the experts'}"
     thresholds = f"novelty thresholds for {len(gate['thresholds'])} of {len(experts)}"

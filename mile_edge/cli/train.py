@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli.options import image_size, names
+from mile_edge.cli.rank_pool import add_options, put_in_place, rank_pool_of
 from mile_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     from mile_edge.data.folder import FolderDataset
     from mile_edge.data.labelled_bag import LabelledBag
     from mile_edge.training.fit import FitResult, Progress, Schedule
+    from mile_edge.training.rank_pool import RankPool
 
 _EXAMPLES = """examples:
   mile-edge train base ../shared/data/camvid/day/train --val ../shared/data/camvid/day/val --out out/camvid-base
   mile-edge train expert bundles/camvid ../shared/data/camvid/dusk/train --name dusk --add
   mile-edge train expert bundles/reference drive.mcap --name harbour --bag-domain harbour --sensors camera
+  mile-edge train expert out/mora data/fog --name after-fog --add        (a bundle of gate mora or dac: task by task)
   mile-edge train expert BUNDLE thermal_frames/ --name thermal --sensors thermal --domains '*' --gate-only --add
 
 A killed run resumes where it stopped when the same command is given again."""
@@ -73,6 +76,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     expert.add_argument(
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
+    add_options(expert)
     expert.set_defaults(run=_train_expert)
     for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 8e-3, "muon")):
         _add_schedule(form, steps, rate, optimiser)
@@ -133,6 +137,7 @@ def _train_expert(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     _check_name(args, bundle)
+    ranks = rank_pool_of(args, bundle)
     data, held_out = ([_labelled(path, bundle, args) for path in paths] for paths in (args.data, args.val))
     task = ExpertTask(
         args.name,
@@ -145,12 +150,13 @@ def _train_expert(args: argparse.Namespace) -> int:
     )
     out = args.out or Path(f"{args.name}.safetensors")
     checkpoint = out.with_name(out.name + ".checkpoint")
-    pool = pool_of(bundle, load_base(args.base) if args.base else base_of(bundle))
-    expert, result = _make_expert(args, pool, bundle, task, data, held_out, checkpoint)
+    base = load_base(args.base) if args.base else base_of(bundle)
+    pool = pool_of(bundle, base, None if ranks is None else ranks.rank)
+    expert, result = _make_expert(args, pool, bundle, task, data, held_out, checkpoint, ranks)
     write_expert(out, expert)
     checkpoint.unlink(missing_ok=True)
     if args.add:
-        bundle.add(out)
+        bundle.add(out) if ranks is None else put_in_place(bundle, out)
     where = {
         "expert": args.name,
         "file": str(out),
@@ -194,6 +200,7 @@ def _make_expert(
     data: list[Any],
     held_out: list[Any],
     checkpoint: Path,
+    ranks: RankPool | None,
 ) -> tuple[Expert, FitResult | None]:
     from mile_edge.training.expert import statistics_only, train_expert
 
@@ -215,7 +222,8 @@ def _make_expert(
             schedule=replace(_schedule(args), average=0.98),
             augmentation=_augmentation(args),
             checkpoint=checkpoint,
-            start=own,
+            start=own if ranks is None else bundle.experts()[-1],
+            ranks=ranks,
             report=report,
         )
 

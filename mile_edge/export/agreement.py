@@ -35,9 +35,8 @@ def compare(bundle: Bundle, frames: Sequence[np.ndarray], base: Base) -> dict[st
     state = bank.state
     backend = OnnxBackend(bundle.network_path, bank.rows)
     gate = manifest.gate
-    network = OnePass(
-        pool_of(bundle, base), size, manifest.low_rank.max_classes, gate.kind, gate.tap, gate.top_k, gate.tau
-    ).eval()
+    classes, pool = manifest.low_rank.max_classes, pool_of(bundle, base)
+    network = OnePass(pool, size, classes, gate.kind, gate.tap, gate.top_k, gate.tau, gate.delta).eval()
     weights = [torch.from_numpy(np.array(a, np.float32)) for a in (bank.rows, state.prototypes, state.whitening)]
     same_expert, error = 0, 0.0
     pixels = np.zeros((manifest.low_rank.max_classes, 2), np.int64)

@@ -52,7 +52,8 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     replace_module(alone, classifier, FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1]))
     alone_graph = base_graph(alone, recipe.size, recipe.precision)
     pool = ExpertPool(base, recipe.rank, recipe.layers)
-    network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, recipe.top_k, recipe.tau).eval()
+    settings = recipe.top_k, recipe.tau, recipe.delta
+    network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, *settings).eval()
     layout, parameters = network.layout, pool.base_parameters
     dim = tap_dimension(network)
     prototypes = prototypes_of(recipe.gate, recipe.prototypes)
@@ -80,6 +81,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
             attributes=recipe.attributes,
             similarity=similarity_of(recipe.attributes, recipe.attribute_vectors),
             tau=recipe.tau,
+            delta=recipe.delta,
         ),
         capacity=recipe.capacity,
         sensors={kind: profile.to_dict() for kind, profile in DEFAULT_PROFILES.items()},
@@ -105,15 +107,18 @@ def base_of(bundle: Bundle) -> Base:
     return base_from_weights(config, weights)
 
 
-def pool_of(bundle: Bundle, base: Base) -> ExpertPool:
+def pool_of(bundle: Bundle, base: Base, rank: int | None = None) -> ExpertPool:
     """A pool over the very layers that a bundle adapts.
+
+    Args:
+        rank: of the pool; the bundle's where it is missing.
 
     Raises:
         RecipeError: the base is not the bundle's.
     """
     info = bundle.manifest.base
     pattern = "|".join(re.escape(layer.name) for layer in bundle.manifest.low_rank.layers)
-    pool = ExpertPool(base, bundle.manifest.low_rank.rank, pattern)
+    pool = ExpertPool(base, rank or bundle.manifest.low_rank.rank, pattern)
     if pool.base_sha256 != info.sha256:
         raise RecipeError(
             f"the base has hash {pool.base_sha256[:12]}, the bundle wants {info.sha256[:12]}; give its own base"

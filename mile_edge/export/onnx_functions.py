@@ -2,7 +2,7 @@
 
 ONNX Runtime and TensorRT inline the function to native layers; TensorRT with a plugin named ``LowRank`` registered and
 ``OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE`` set creates the plugin instead. One file serves both. There is no fused kernel
-for ``LowRankMix``: a mixing gate runs on native layers everywhere.
+for ``LowRankMix`` and ``LowRankSelf``: a mixing gate runs on native layers everywhere.
 """
 
 from __future__ import annotations
@@ -80,11 +80,62 @@ LowRankMix <a_start, a_end, a_shape, b_start, b_end, b_parts, b_shape> (x, weigh
     y = Add (product, bias)
 }}
 """
-_BODIES = {"LowRank": _LOW_RANK, "LowRankMix": _LOW_RANK_MIX}
+# As LowRank, but every token weighs the ranks: shares of its response's length, the top_k largest, softmax, and silence
+# below delta. A row of A that is zero is no rank.
+_LOW_RANK_SELF = f"""
+<domain: "mile", opset_import: ["" : {OPSET}]>
+LowRankSelf <a_start, a_end, a_shape, b_start, b_end, b_shape, top_k, tau, delta>
+(product, bias, x, bank, expert) => (y)
+{{
+    axis = Constant <value_ints: ints = [1]> ()
+    a0 = Constant <value_ints: ints = @a_start> ()
+    a1 = Constant <value_ints: ints = @a_end> ()
+    b0 = Constant <value_ints: ints = @b_start> ()
+    b1 = Constant <value_ints: ints = @b_end> ()
+    a_dims = Constant <value_ints: ints = @a_shape> ()
+    b_dims = Constant <value_ints: ints = @b_shape> ()
+    k = Constant <value_ints: ints = @top_k> ()
+    temperature = Constant <value_float: float = @tau> ()
+    least_share = Constant <value_float: float = @delta> ()
+    zero = Constant <value_float: float = 0.0> ()
+    tiny = Constant <value_float: float = 1e-12> ()
+    absent = Constant <value_float: float = -1e30> ()
+    last = Constant <value_ints: ints = [-1]> ()
+    row = Gather <axis: int = 0> (bank, expert)
+    a_flat = Slice (row, a0, a1, axis)
+    b_flat = Slice (row, b0, b1, axis)
+    a = Reshape (a_flat, a_dims)
+    b = Reshape (b_flat, b_dims)
+    a_transposed = Transpose <perm: ints = [0, 2, 1]> (a)
+    b_transposed = Transpose <perm: ints = [0, 2, 1]> (b)
+    narrow = MatMul (x, a_transposed)
+    response = Cast <to: int = 1> (narrow)
+    length = ReduceL2 <keepdims: int = 1> (response, last)
+    divisor = Max (length, tiny)
+    share = Div (response, divisor)
+    none = Equal (response, zero)
+    there = Where (none, absent, share)
+    largest, places = TopK <axis: int = -1> (there, k)
+    past_last = Constant <value_ints: ints = [9223372036854775807]> ()
+    least = Slice (largest, last, past_last, last)
+    among = GreaterOrEqual (there, least)
+    kept = Where (among, there, absent)
+    level = Div (kept, temperature)
+    weight = Softmax <axis: int = -1> (level)
+    speaks = GreaterOrEqual (share, least_share)
+    loud = Where (speaks, weight, zero)
+    loud_enough = CastLike (loud, narrow)
+    weighted = Mul (narrow, loud_enough)
+    wide = MatMul (weighted, b_transposed)
+    beside = Add (wide, bias)
+    y = Add (product, beside)
+}}
+"""
+_BODIES = {"LowRank": _LOW_RANK, "LowRankMix": _LOW_RANK_MIX, "LowRankSelf": _LOW_RANK_SELF}
 
 
 def add_low_rank_functions(model: onnx.ModelProto) -> None:
-    """Give a model whose nodes call ``mile::LowRank`` or ``mile::LowRankMix`` the bodies of those that it calls."""
+    """Give a model whose nodes call functions of the domain ``mile`` the bodies of those that it calls."""
     called = {node.op_type for node in model.graph.node if node.domain == "mile"}
     model.functions.extend(onnx.parser.parse_function(body) for name, body in _BODIES.items() if name in called)
     if all(entry.domain != "mile" for entry in model.opset_import):

@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mile_edge.bundle.gate import MAX_ATTRIBUTES
+from mile_edge.bundle.gate import MAX_ATTRIBUTES, SUCCESSIVE_KINDS
 from mile_edge.bundle.manifest import TAPS
 from mile_edge.errors import RecipeError
 from mile_edge.export.graph import PRECISIONS
 from mile_edge.network.gates import KINDS
 from mile_edge.yaml_file import read_settings
+
+# What a recipe of such a gate may leave out. Successive kinds keep a prototype for each task.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "semla": {"top_k": 3, "tau": 0.05},
+    "dac": {"prototypes": 17},
+    "mora": {"prototypes": 17, "top_k": 16, "tau": 0.01, "delta": 0.2},
+}
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,9 @@ class ExportRecipe:
             what suits the gate's kind.
         capacity: experts beside the base.
         max_classes: how far the label space may grow.
-        top_k: how many experts a ``semla`` gate mixes (default 3).
-        tau: temperature of their weights (default 0.05): nearly one expert at 0.01, nearly equal weights at 1.
+        top_k: how many experts a ``semla`` gate mixes (default 3), or how many ranks a ``mora`` gate's token (16).
+        tau: temperature of their weights (default 0.05, or 0.01): nearly one expert at 0.01, nearly equal weights at 1.
+        delta: least share of a token's response at which a rank of a ``mora`` gate takes part (default 0.2).
         attributes: names of an ``attribute`` gate's pool; those that the experts bring along where there are none.
         attribute_vectors: ``.npy`` file with one vector for each of them, from any text encoder; relative to the
             recipe. Without it no attribute is like another.
@@ -59,6 +67,7 @@ class ExportRecipe:
     tau: float | None = None
     attributes: tuple[str, ...] = ()
     attribute_vectors: str | None = None
+    delta: float | None = None
 
 
 def load_recipe(path: Path | str) -> ExportRecipe:
@@ -70,8 +79,7 @@ def load_recipe(path: Path | str) -> ExportRecipe:
     file = Path(path)
     settings = read_settings(file, ExportRecipe, "export/")
     settings.setdefault("name", file.stem)
-    if settings.get("gate") == "semla":
-        settings = {"top_k": 3, "tau": 0.05, **settings}
+    settings = {**_DEFAULTS.get(str(settings.get("gate")), {}), **settings}
     if "size" in settings:
         settings["size"] = _size(settings["size"], file)
     if isinstance(settings.get("attributes"), list):
@@ -93,10 +101,13 @@ def _size(value: Any, file: Path) -> tuple[int, int]:
 
 
 def _check(recipe: ExportRecipe, file: Path) -> None:
+    # The ranks of all tasks lie in one row.
+    most = 1024 if recipe.gate in SUCCESSIVE_KINDS else 64
+    weighing = recipe.gate in {"semla", "mora"}
     rules: list[tuple[str, bool, str]] = [
         ("precision", recipe.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}"),
         ("size", all(32 <= side <= 4096 and side % 8 == 0 for side in recipe.size), "multiples of 8 from 32 to 4096"),
-        ("rank", _whole(recipe.rank, 1, 64), "1 to 64"),
+        ("rank", _whole(recipe.rank, 1, most), f"1 to {most}"),
         ("tap", recipe.tap in TAPS, f"one of {', '.join(TAPS)}"),
         ("gate", recipe.gate in KINDS, f"one of {', '.join(KINDS)}"),
         ("prototypes", _whole(recipe.prototypes, 1, 64), "1 to 64"),
@@ -104,9 +115,10 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("hysteresis", _margin(recipe.hysteresis), "0 or more"),
         ("capacity", _whole(recipe.capacity, 1, 4096), "1 to 4096"),
         ("max_classes", _whole(recipe.max_classes, 1, 255), "1 to 255"),
-        ("top_k", _of_semla(recipe, recipe.top_k, _whole(recipe.top_k, 1, 64)), "1 to 64 for gate semla, else nothing"),
-        ("top_k", recipe.top_k is None or recipe.top_k <= recipe.capacity + 1, "at most capacity + 1"),
-        ("tau", _of_semla(recipe, recipe.tau, _number(recipe.tau)), "a number above 0 for gate semla, else nothing"),
+        ("top_k", _set(weighing, recipe.top_k, _whole(recipe.top_k, 1, most)), f"1 to {most}, for gate semla or mora"),
+        ("top_k", recipe.gate != "semla" or (recipe.top_k or 0) <= recipe.capacity + 1, "at most capacity + 1"),
+        ("tau", _set(weighing, recipe.tau, _number(recipe.tau)), "a number above 0, for gate semla or mora"),
+        ("delta", _set(recipe.gate == "mora", recipe.delta, _share(recipe.delta)), "0 to 1, for gate mora"),
         ("tau", recipe.tau is None or 1e-6 <= recipe.tau <= 1e9, "0.000001 to 1000000000"),
         ("attributes", _names_of_attributes(recipe), "a list of different names, for gate attribute only"),
         (
@@ -121,8 +133,12 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
             raise RecipeError(f"recipe {file} has {key} {getattr(recipe, key)!r}; give {expected}")
 
 
-def _of_semla(recipe: ExportRecipe, value: object, good: bool) -> bool:
-    return good if recipe.gate == "semla" else value is None
+def _set(needed: bool, value: object, good: bool) -> bool:
+    return good if needed else value is None
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _names_of_attributes(recipe: ExportRecipe) -> bool:

@@ -136,9 +136,13 @@ class LowRankLinear(LowRankPath):
 
     Attributes:
         low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
+        rank_gate: of a pool of ranks: (x, z) to what the responses z = A x are multiplied with; nothing by default.
+        past_a: (R, in) frozen ranks of earlier tasks, which come before the layer's own; ``past_b`` is (out, R).
     """
 
     frozen: nn.Linear | nn.Conv2d
+    past_a: torch.Tensor | None
+    past_b: torch.Tensor | None
 
     def __init__(self, frozen: nn.Module, rank: int) -> None:
         assert isinstance(frozen, (nn.Linear, nn.Conv2d))
@@ -148,8 +152,20 @@ class LowRankLinear(LowRankPath):
             super().__init__(frozen, rank, frozen.in_channels, frozen.out_channels)
         self.low_rank: LowRankFunction = low_rank
 
+    def continue_from(self, past: tuple[torch.Tensor, torch.Tensor] | None, rank_gate: nn.Module | None) -> None:
+        """Put the layer's own ranks behind those of earlier tasks, under a gate; until the next :meth:`reset`.
+
+        Args:
+            past: A (R, in) and B (out, R); missing where there are none.
+            rank_gate: see the class.
+        """
+        self.rank_gate = rank_gate
+        self.register_buffer("past_a", None if past is None else past[0])
+        self.register_buffer("past_b", None if past is None else past[1])
+
     def reset(self) -> None:
-        """Forget the expert: fresh A, zero B."""
+        """Forget the expert, and all ranks of earlier tasks: fresh A, zero B."""
+        self.continue_from(None, None)
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
         nn.init.zeros_(self.lora_B)
 
@@ -192,7 +208,12 @@ class LowRankLinear(LowRankPath):
         return y + self._product(x, tokens) if grouped else y
 
     def _own_path(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(functional.linear(x, self.lora_A), self.lora_B)
+        a = self.lora_A if self.past_a is None else torch.cat([self.past_a, self.lora_A])
+        b = self.lora_B if self.past_b is None else torch.cat([self.past_b, self.lora_B], dim=1)
+        narrow = functional.linear(x, a)
+        if self.rank_gate is not None:
+            narrow = narrow * self.rank_gate(x, narrow)
+        return functional.linear(narrow, b)
 
     def _product(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, out): the frozen weight times the input."""

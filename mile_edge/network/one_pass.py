@@ -13,10 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 from mile_edge.errors import RecipeError
-from mile_edge.network.gates import make_gate, make_mixture
+from mile_edge.network.gates import make_gate, make_mixture, make_self_activation
 from mile_edge.network.low_rank_mix import mixed_classifier
+from mile_edge.network.low_rank_self import low_rank_self
 from mile_edge.network.pixels import normalise
-from mile_edge.network.pool import ExpertPool, replace_module
+from mile_edge.network.pool import ExpertPool, rank_layers, replace_module
 from mile_edge.network.tap import Tap
 
 INPUTS = ("frames", "bank", "prototypes", "whitening", "gate_bias")
@@ -33,10 +34,11 @@ class OnePass(nn.Module):
         gate: its kind, one of ``gates.KINDS``.
         tap: ``entry`` or ``early`` (one pass) or ``full`` (the last stage of an extra, adapter-free pass).
         top_k: experts that a ``semla`` gate mixes.
-        tau: its softmax's temperature.
+        tau: its softmax's temperature; for a ``mora`` gate both are those of a token's ranks.
+        delta: least share at which a rank takes part, of a ``mora`` gate.
 
     Raises:
-        RecipeError: there is no such tap.
+        RecipeError: there is no such tap, or the gate cannot work with these layers.
     """
 
     def __init__(
@@ -48,11 +50,16 @@ class OnePass(nn.Module):
         tap: str = "early",
         top_k: int | None = None,
         tau: float | None = None,
+        delta: float | None = None,
     ) -> None:
         super().__init__()
         self.pool, self.size, self.tap = pool, size, tap
         self.layout = pool.layout(max_classes)
         self.gate, self.mixture = make_gate(gate), make_mixture(gate, top_k, tau)
+        activation = make_self_activation(gate, top_k, tau, delta)
+        if activation is not None:
+            for layer in rank_layers(pool).values():
+                layer.low_rank = low_rank_self(activation)
         self.head = BankClassifier(self.layout.hidden, max_classes, self.layout.classifier_offset)
         self._plain_head = pool.classifier
         replace_module(pool.base, pool.description.classifier, self.head)

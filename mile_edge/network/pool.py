@@ -134,6 +134,24 @@ class ExpertPool(nn.Module):
         replace_module(self.base, self.description.classifier, fresh)
 
 
+def rank_layers(pool: ExpertPool, rank: int | None = None) -> dict[str, LowRankLinear]:
+    """The adapted layers of a pool by name, for what weighs their ranks one by one.
+
+    Args:
+        pool: whose.
+        rank: that it should have.
+
+    Raises:
+        RecipeError: it has another rank, or one of the layers is the first convolution, whose path is of full rank.
+    """
+    if rank not in (None, pool.rank):
+        raise RecipeError(f"the pool has rank {pool.rank} and the method trains {rank} ranks per task; make it of that")
+    layers = {name: layer for name, layer in pool.adapters.items() if isinstance(layer, LowRankLinear)}
+    for name in pool.adapters.keys() - layers.keys():
+        raise RecipeError(f"layer {name!r} is a convolution without ranks to choose; leave it out of `layers`")
+    return layers
+
+
 def classifier_parameters(classifier: nn.Conv2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Weight (classes, hidden, 1, 1) and bias (classes,) of a classifier.
 

@@ -33,7 +33,7 @@ class Control:
         """
         if self._routing != "oracle":
             return
-        right = right_expert(self._segmenter.bundle.experts(), folder.sensor, folder.domain)
+        right = right_expert(self._segmenter.bundle.choices(), folder.sensor, folder.domain)
         if right is None:
             raise DataError(
                 f"no expert is right for {folder.sensor} frames of domain {folder.domain!r} in {folder.path}; name "

@@ -110,7 +110,7 @@ def replay(
         folder = stack.enter_context(aside(options.out))
         segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads, backend=options.backend))
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
-        run = _Run(segmenter, Tally(loaded.manifest, loaded.experts()), progress, stop or (lambda: False))
+        run = _Run(segmenter, Tally(loaded.manifest, loaded.choices()), progress, stop or (lambda: False))
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
             report = build_report(run.tally, _about(loaded, opened, plan, frames, run))

@@ -22,7 +22,7 @@ class GateState:
         names: expert of each row, ``None`` where the row is free.
         prototypes: (E, K, D) float32.
         whitening: (D, D) float32.
-        bias: (E,) float32, 0 for rows in use, so low that they never win for free ones.
+        bias: (E,) float32, 0 for rows that the gate may choose, so low that they never win for the others.
         limits: (E,) float32 novelty distance per row.
     """
 
@@ -98,8 +98,7 @@ class Bank:
 
     def _without(self, kept: Mapping[ExpertEntry, int]) -> GateState:
         """The present state with every row but the kept ones closed to the gate."""
-        bias = np.full_like(self.state.bias, gate_inputs.NEVER)
-        bias[list(kept.values())] = 0
+        bias = gate_inputs.openings(list(kept.values()), self.state.manifest.gate, len(self.rows))
         return replace(self.state, rows={entry.name: row for entry, row in kept.items()}, bias=bias)
 
     def _state(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:
@@ -108,11 +107,11 @@ class Bank:
         experts = dict(zip(manifest.experts, bundle.experts(), strict=True))
         rows = {entry.name: row for entry, row in slots.items()}
         prototypes = np.repeat(gate_inputs.empty_rows(gate)[None], count, axis=0)
-        bias = np.full(count, gate_inputs.NEVER, np.float32)
         names: list[str | None] = [None] * count
         prototypes[list(slots.values())] = gate_inputs.prototype_table([experts[entry] for entry in slots], gate)
         for entry, row in slots.items():
-            bias[row], names[row] = 0, entry.name
+            names[row] = entry.name
+        bias = gate_inputs.openings([slots[entry] for entry in manifest.experts], gate, count)
         whitening = gate_inputs.whitening(list(experts.values()), gate)
         limits = gate_inputs.thresholds(rows, gate, count)
         for array in (prototypes, whitening, bias, limits):

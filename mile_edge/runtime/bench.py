@@ -183,7 +183,7 @@ def _base_session(path: Path, threads: int) -> Callable[[np.ndarray], None]:
 
 
 def _sizes(bundle: Bundle) -> dict[str, int]:
-    adapted = [expert for expert in bundle.experts() if expert.adapter == "low_rank"]
+    adapted = [expert for expert in bundle.experts() if expert.adapter != "none"]
     return adapted[0].sizes()
 
 
@@ -218,5 +218,6 @@ def _random_expert(bundle: Bundle, number: int) -> Expert:
         )
         for layer in layout.layers
     }
+    adapter = "self_activated" if bundle.manifest.gate.kind == "mora" else "low_rank"
     shifted = np.asarray(own.mean) + rng.normal(0, 0.3, own.mean.shape).astype(np.float32)
-    return replace(own, name=f"made-up-{number}", adapter="low_rank", low_rank=pairs, mean=shifted)
+    return replace(own, name=f"made-up-{number}", adapter=adapter, low_rank=pairs, mean=shifted)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mile_edge.bundle import Expert, Gate
-from mile_edge.bundle.gate import SIGNED_KINDS
+from mile_edge.bundle.gate import SIGNED_KINDS, SUCCESSIVE_KINDS
 from mile_edge.errors import BundleError
 from mile_edge.runtime import attributes, probe
 
@@ -30,6 +30,8 @@ HYSTERESIS = {
     "attribute": 0.05,
     "semla": 0.5,
     "uniform": 0.5,
+    "dac": 0.5,
+    "mora": 0.5,
 }
 NEVER = np.float32(-1e30)
 
@@ -56,7 +58,7 @@ def prototype_rows(expert: Expert, gate: Gate) -> np.ndarray:
         # A dimension that never varied in training would veto every frame.
         floor = 1e-3 * variance.mean() + 1e-12
         return np.stack([mean, (1 / np.sqrt(np.maximum(variance, floor))).astype(np.float32)])
-    if gate.kind == "kmeans" and expert.prototypes is not None:
+    if gate.kind in {"kmeans", *SUCCESSIVE_KINDS} and expert.prototypes is not None:
         centres = np.asarray(expert.prototypes, np.float32)[: gate.prototypes]
         return np.concatenate([centres, np.repeat(centres[:1], gate.prototypes - len(centres), axis=0)])
     return np.repeat(mean[None], gate.prototypes, axis=0)
@@ -76,7 +78,7 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
         BundleError: the statistics are so degenerate that the pooled covariance has no inverse, or no expert has an
             attribute.
     """
-    if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform"}:
+    if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform", *SUCCESSIVE_KINDS}:
         return _pooled(experts, gate).astype(np.float32)
     if gate.kind == "attribute":
         return attributes.projection(experts, gate).astype(np.float32)
@@ -98,6 +100,19 @@ def _pooled(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
         names = ", ".join(expert.name for expert in ordered)
         raise BundleError(f"the gate statistics of {names} have no inverse; train with more varied frames") from error
     return np.linalg.solve(factor, np.eye(gate.dim))
+
+
+def openings(rows: Sequence[int], gate: Gate, count: int) -> np.ndarray:
+    """The bias of each row when nobody asks for anything else, (E,) float32: 0 where the gate may choose.
+
+    Args:
+        rows: that hold an expert, the newest last.
+        gate: the bundle's; kinds of one successive adapter leave only the newest open.
+        count: E.
+    """
+    bias = np.full(count, NEVER, np.float32)
+    bias[list(rows[-1:] if gate.kind in SUCCESSIVE_KINDS else rows)] = 0
+    return bias
 
 
 def thresholds(rows: Mapping[str, int], gate: Gate, count: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
 from mile_edge.training.fit import FitResult, Progress, Schedule, fit
 from mile_edge.training.statistics import GateStatistics, gate_features, summarise
+
+if TYPE_CHECKING:
+    from mile_edge.training.rank_pool import RankPool
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,10 @@ def train_expert(
     checkpoint: Path | None = None,
     start: Expert | None = None,
     go_on: bool = False,
+    ranks: RankPool | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[Expert, FitResult]:
-    """Train one expert from the base.
+    """Train one expert from the base, or go on with a pool of ranks.
 
     Args:
         pool: the frozen base with its low-rank layers; left holding the new expert.
@@ -66,9 +70,10 @@ def train_expert(
         checkpoint: file that a killed run resumes from.
         start: whose classifier to start from, by class name; the base's own where it is missing.
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
+        ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
 
     Returns:
-        the expert, and what its training came to.
+        the expert, and what its training came to. With ``ranks`` it is good for all tasks so far.
 
     Raises:
         DataError: no labels, or data sets with different classes.
@@ -80,6 +85,8 @@ def train_expert(
         _start_classifier(pool, start, classes)
         if go_on:
             pool.load_pairs(start)
+    if ranks is not None:
+        ranks.begin(pool, start, classes)
     frames = [frame for folder in data for frame in folder]
     held_out = [frame for folder in validation for frame in folder]
     statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed, task.kept)
@@ -92,6 +99,7 @@ def train_expert(
         schedule=schedule,
         augmentation=augmentation,
         checkpoint=checkpoint,
+        penalty=None if ranks is None else lambda: ranks.penalty(pool),
         report=report,
     )
     account = {
@@ -104,7 +112,10 @@ def train_expert(
     }
     scores = {"validation_miou": round(result.miou, 4)} if held_out else {}
     head, low_rank = _held_by(pool, classes)
-    return assemble(task, statistics, head, low_rank, pool.base_sha256, pool.rank, account, scores), result
+    if ranks is not None:
+        low_rank = ranks.remaining(pool)
+    expert = assemble(task, statistics, head, low_rank, pool.base_sha256, pool.rank, account, scores)
+    return (expert if ranks is None else ranks.joined(start, expert)), result
 
 
 def statistics_only(

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from mile_edge.data.folder import VOID, LabelledFrame
 from mile_edge.errors import DataError
+from mile_edge.network.gates.ranks import RankGate
 from mile_edge.network.pixels import normalise
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.checkpoint import Checkpoint
@@ -98,6 +99,7 @@ def fit(
     augmentation: Augmentation,
     checkpoint: Path | None = None,
     train_statistics: bool = False,
+    penalty: Callable[[], torch.Tensor] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> FitResult:
     """Train those parameters of ``network`` that require gradients, and leave the best weights in it.
@@ -110,6 +112,7 @@ def fit(
         size: (height, width) of the views.
         train_statistics: let batch norm and dropout behave as in training; frozen bases want neither.
         checkpoint: file to resume from and to save to; removed by the caller when the result is safe.
+        penalty: of the weights, added to the loss of every step.
 
     Raises:
         DataError: no labelled training frame, or labels beyond the classes.
@@ -135,13 +138,13 @@ def fit(
         rng = np.random.default_rng((schedule.seed, epoch))
         generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
         torch.manual_seed(schedule.seed * 100_003 + epoch)
-        network.train(train_statistics)
+        _train_mode(network, train_statistics)
         loss_sum, first = 0.0, step
         end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
         draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
         for batch in _one_ahead(draw, end - step):
             optimiser.set_rate(_rate(schedule, step))
-            loss_sum += _step(network, optimiser, batch, weights)
+            loss_sum += _step(network, optimiser, batch, weights, penalty)
             state.update_average(step)
             step += 1
             spent = time.monotonic() - started
@@ -158,6 +161,13 @@ def fit(
     state.put_best()
     network.eval()
     return FitResult(best if validation else float("nan"), step, seconds + time.monotonic() - started, tuple(history))
+
+
+def _train_mode(network: nn.Module, statistics: bool) -> None:
+    network.train(statistics)
+    for module in network.modules():
+        if isinstance(module, RankGate):
+            module.train()
 
 
 def _one_ahead(draw: Callable[[], _Batch], count: int) -> Iterator[_Batch]:
@@ -190,7 +200,13 @@ def _batch(
     return normalise(vary_colours(pixels, augmentation, generator)), torch.from_numpy(np.stack(targets)).long()
 
 
-def _step(network: nn.Module, optimiser: Optimiser, batch: _Batch, weights: torch.Tensor) -> float:
+def _step(
+    network: nn.Module,
+    optimiser: Optimiser,
+    batch: _Batch,
+    weights: torch.Tensor,
+    penalty: Callable[[], torch.Tensor] | None,
+) -> float:
     pixels, target = batch
     with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
         scores = network(pixels)
@@ -198,6 +214,8 @@ def _step(network: nn.Module, optimiser: Optimiser, batch: _Batch, weights: torc
     target = target[:, ::2, ::2]
     scores = functional.interpolate(scores.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
     loss = functional.cross_entropy(scores, target, weight=weights, ignore_index=VOID)
+    if penalty is not None:
+        loss = loss + penalty()
     optimiser.zero_grad()
     if torch.isfinite(loss):
         loss.backward()

@@ -33,6 +33,8 @@ class TrainingState:
         if train_statistics:
             self.live |= {n: b for n, b in network.named_buffers() if b.is_floating_point()}
         self.parameters = parameters
+        # What a forward pass counts, such as votes for ranks, is no weight: not averaged, but it outlives a kill.
+        self.counted = {n: b for n, b in network.named_buffers() if n not in self.live}
         self.average = {name: tensor.detach().clone() for name, tensor in self.live.items()}
         self.best = copy.deepcopy(self.average)
 
@@ -66,6 +68,7 @@ class TrainingState:
         """All of it by name, for a checkpoint."""
         groups = {"live": self.live, "average": self.average, "best": self.best}
         tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
+        tensors |= {f"counted.{name}": tensor.contiguous() for name, tensor in self.counted.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state_of(parameter).items():
                 tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
@@ -74,6 +77,8 @@ class TrainingState:
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
         """Take over what :meth:`tensors` gave."""
         self._write({name: tensors[f"live.{name}"] for name in self.live})
+        for name, tensor in self.counted.items():
+            tensor.copy_(tensors.get(f"counted.{name}", tensor))
         self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
         self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
         for name, parameter in self.parameters.items():
