@@ -112,7 +112,7 @@ class Bank:
         for entry, row in slots.items():
             names[row] = entry.name
         bias = gate_inputs.openings([slots[entry] for entry in manifest.experts], gate, count)
-        whitening = gate_inputs.whitening(list(experts.values()), gate)
+        whitening = gate_inputs.whitening(bundle.choices(), gate)
         limits = gate_inputs.thresholds(rows, gate, count)
         for array in (prototypes, whitening, bias, limits):
             array.flags.writeable = False
