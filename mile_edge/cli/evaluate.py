@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   mile-edge evaluate bundles/camvid ../shared/data/camvid/day/test ../shared/data/camvid/dusk/test
   mile-edge evaluate bundles/camvid ../shared/data/camvid/dusk/test --expert dusk --json
   mile-edge evaluate bundles/camvid ../shared/data/camvid/*/test --routing oracle      (the gate's upper bound)
+  mile-edge evaluate bundles/reference --fuse data/night data/fog      (folders of mile-edge world --sensor all)
   mile-edge evaluate out/camvid-full ../shared/data/camvid/dusk/test        (a base folder; needs torch)"""
 
 
@@ -41,6 +42,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         choices=("gate", "oracle", "random"),
         default="gate",
         help="who chooses the expert: the gate, each folder's sensor and domain, or chance (default gate)",
+    )
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="folders hold one aligned data set per sensor: score every subset of them, fused, beside each alone",
     )
     parser.add_argument("--seed", type=int, default=0, help="of --routing random (default 0)")
     parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
@@ -66,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.data.folder import FolderDataset
     from mile_edge.replay.folders import evaluate_folders
 
+    if args.fuse:
+        return _fuse(args)
     folders = [FolderDataset(path) for path in args.data]
     name_domains(folders, args.domain or ())
     is_bundle = (args.model / "manifest.json").is_file()
@@ -89,6 +97,46 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(account)
     return 0
+
+
+def _fuse(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from mile_edge.data.aligned import AlignedFolders
+    from mile_edge.replay.fused_folders import evaluate_fused
+    from mile_edge.runtime import Segmenter
+
+    if args.expert or args.routing != "gate":
+        raise RecipeError("--fuse leaves every sensor to the gate; leave out --expert and --routing")
+    drives = [AlignedFolders(path) for path in args.data]
+    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    with Segmenter.open(args.model, hysteresis=0) as segmenter, bar:
+        line = bar.add_task("moments", total=sum(map(len, drives)))
+        account = evaluate_fused(segmenter, drives, lambda done: bar.update(line, completed=done))
+    if args.json:
+        print(json.dumps(account))
+    else:
+        _show_fused(account)
+    return 0
+
+
+def _show_fused(account: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    domains = list(next(iter(account["fused"].values()), {}))
+    table = Table("sensors", "mask", *domains)
+    for mask in ("own", "fused"):
+        for name, row in account[mask].items():
+            table.add_row(name, mask, *(f"{row[domain]:.3f}" for domain in domains))
+    console = Console()
+    console.print(table)
+    for domain, points in account["gain"].items():
+        console.print(f"{domain}: all sensors fused, {points:+.1f} points over the best one")
+    worst = account["worst_missing"]
+    console.print(f"largest loss of a subset against its best sensor: {worst['points']:.1f} points "
+                  f"({worst['sensors']}, {worst['domain']})")  # fmt: skip
 
 
 def _nothing(_folder: FolderDataset) -> None:

@@ -1,4 +1,4 @@
-"""``mile-edge train base`` and ``mile-edge train expert``."""
+"""``mile-edge train base`` and ``mile-edge train expert``; ``train fusion`` has a module of its own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mile_edge.cli import train_fusion
 from mile_edge.cli.options import image_size, names
 from mile_edge.cli.rank_pool import add_options, put_in_place, rank_pool_of
 from mile_edge.errors import DataError
@@ -36,12 +37,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add ``train`` and its two forms."""
     parser = commands.add_parser(
         "train",
-        help="train a base, or an expert for a bundle",
+        help="train a base, or an expert or a fusion head for a bundle",
         description="Train on labelled folders (images/, labels/, classes.yaml).",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    forms = parser.add_subparsers(dest="form", required=True, metavar="base|expert")
+    forms = parser.add_subparsers(dest="form", required=True, metavar="base|expert|fusion")
     base = forms.add_parser(
         "base", help="every weight of a network, once", epilog=_EXAMPLES, formatter_class=parser.formatter_class
     )
@@ -78,6 +79,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     add_options(expert)
     expert.set_defaults(run=_train_expert)
+    train_fusion.add_form(forms)
     for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 8e-3, "muon")):
         _add_schedule(form, steps, rate, optimiser)
 

@@ -14,18 +14,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mile_edge.cli.options import image_size
-from mile_edge.data.world import DOMAINS, SENSORS, World, write_bag, write_folder, write_preview
+from mile_edge.data.world import DOMAINS, SENSORS, World, write_bag, write_drives, write_folder, write_preview
 from mile_edge.data.world.writer import Progress as Report
 from mile_edge.errors import RecipeError
 
 EPILOG = """examples:
   mile-edge world data/fog --domain fog --sensor camera --frames 200 --seed 0 --size 240x320
   mile-edge world data/depth --domain clear,night,fog --sensor depth --frames 200
+  mile-edge world data/moments --domain night --sensor all --frames 80     (camera/, depth/ and thermal/, aligned)
   mile-edge world drive --bag --domain clear,night,fog --seconds 5 --rate 10 --seed 7
   mile-edge world --preview world.png
 
 A folder holds images/, labels/ and classes.yaml; a bag holds three sensors, their labels and the true domain. Both
 appear only when complete. The same options always make the same frames; other seeds are other streets."""
+
+
+ALL = "all"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -48,7 +52,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="NAME[,NAME...]",
         help=f"of {', '.join(DOMAINS)}; several take turns (default: clear, or all for --preview)",
     )
-    parser.add_argument("--sensor", default="camera", choices=SENSORS, help="sensor of a folder (default: camera)")
+    parser.add_argument(
+        "--sensor",
+        default="camera",
+        choices=(*SENSORS, ALL),
+        help="sensor of a folder; all: a folder per sensor, frames of one moment under one name (default: camera)",
+    )
     parser.add_argument("--frames", type=int, default=200, help="frames of a folder (default: 200)")
     parser.add_argument("--per-street", type=int, default=10, metavar="N",
                         help="frames of a folder from one street before the next seed (default: 10)")  # fmt: skip
@@ -89,8 +98,11 @@ def run(args: argparse.Namespace) -> int:
             done = {"bag": str(path), "frames": len(segments) * max(1, round(args.seconds * args.rate))}
         else:
             seeds = range(args.seed, args.seed - (-args.frames // args.per_street))
-            path = write_folder(args.out, seeds, args.per_street, domains, args.sensor, size, limit=args.frames,
-                                progress=report)  # fmt: skip
+            if args.sensor == ALL:
+                path = write_drives(args.out, seeds, args.per_street, domains, size, limit=args.frames, progress=report)
+            else:
+                path = write_folder(args.out, seeds, args.per_street, domains, args.sensor, size, limit=args.frames,
+                                    progress=report)  # fmt: skip
             done = {"folder": str(path), "frames": args.frames, "sensor": args.sensor}
     done |= {"domains": list(domains), "seed": args.seed, "size": list(size)}
     if args.json:

@@ -73,6 +73,9 @@ class AlignedFolders:
     def __getitem__(self, index: int) -> Moment:
         name, places = self._places[index]
         samples = {sensor: folder[place] for (sensor, folder), place in zip(self.folders.items(), places, strict=True)}
+        sizes = {sample.frame.shape[:2] for sample in samples.values()}
+        if len(sizes) > 1:
+            raise DataError(f"{name} of {self.path} has frames of several sizes; resize them to that of the labels")
         labels = (sample.label for sample in samples.values() if sample.label is not None)
         return Moment(name, {sensor: sample.frame for sensor, sample in samples.items()}, next(labels, None))
 

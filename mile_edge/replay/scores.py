@@ -105,6 +105,11 @@ class LabelScores:
         """Domains with labels, in the order in which they came."""
         return tuple(dict.fromkeys(domain for _, domain in self._counts))
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Topics with labels, in the order in which they came."""
+        return tuple(dict.fromkeys(topic for topic, _ in self._counts))
+
     def of(self, *, topic: str | None = None, domain: str | None = None) -> np.ndarray:
         """The confusion (C, C + 1) of one topic, one domain, or all."""
         chosen: Iterable[np.ndarray] = (

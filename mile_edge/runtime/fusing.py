@@ -79,11 +79,7 @@ class SensorFusion(ABC):
         """
         started = time.perf_counter()
         checked(frames)
-        vector = self._fusion
-        if vector is None:
-            raise FusionError(
-                f"bundle {self.manifest.name!r} has no graph that fuses; mile-edge train fusion --add gives it one"
-            )
+        vector = self._vector()
         live, absent = self._watch.live(frames, tolerance_ns)
         if not live:
             why = ", ".join(f"{stream}: {reason}" for stream, reason in absent.items())
@@ -115,6 +111,42 @@ class SensorFusion(ABC):
             absent,
             stage_times(started, ready, passed),
         )
+
+    def fuse_subsets(
+        self, frames: Mapping[Hashable, np.ndarray], subsets: Sequence[Sequence[Hashable]]
+    ) -> tuple[dict[Hashable, np.ndarray], list[np.ndarray]]:
+        """Masks of one moment as they would be if only some of the sensors were there, all from one pass.
+
+        Args:
+            frames: stream to (H, W, 3) uint8, all of one size.
+            subsets: streams of each; at least one each.
+
+        Returns:
+            each stream's own mask, and each subset's fused mask, all (H, W) uint8.
+
+        Raises:
+            FusionError: the bundle does not fuse, or a frame is no image.
+            BackendError: the pass failed, the backend cannot fuse, or the segmenter is closed.
+        """
+        given = {stream: SensorFrame(frame, 0) for stream, frame in frames.items()}
+        checked(given)
+        vector = self._vector()
+        owners = sorted(frames, key=str)
+        group = np.array([[float(owner in subset) for owner in owners] for subset in subsets], np.float32)
+        with self._frame() as state:
+            size = frames[owners[0]].shape[:2]
+            network = (state.manifest.network.height, state.manifest.network.width)
+            batch = np.concatenate([resize_frames(frames[owner][None], network) for owner in owners])
+            bias = np.stack([self._bias(state, owner, None) for owner in owners])
+            mask, _, _, _, fused, _, _ = self._backend.fuse(batch, state, bias, group, vector)
+        return dict(zip(owners, restore(mask, size), strict=True)), list(restore(fused, size))
+
+    def _vector(self) -> np.ndarray:
+        if self._fusion is None:
+            raise FusionError(
+                f"bundle {self.manifest.name!r} has no graph that fuses; mile-edge train fusion --add gives it one"
+            )
+        return self._fusion
 
     def set_fusion_head(self, path: str | os.PathLike[str]) -> None:
         """Put a trained fusion head into the bundle and use it from the next moment on; no engine is built anew.

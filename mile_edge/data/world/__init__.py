@@ -6,6 +6,16 @@ from .bag import write_bag
 from .classes import DOMAINS, SENSORS, WORLD_CLASSES
 from .preview import write_preview
 from .world import World, WorldFrame
-from .writer import write_folder
+from .writer import write_drives, write_folder
 
-__all__ = ["DOMAINS", "SENSORS", "WORLD_CLASSES", "World", "WorldFrame", "write_bag", "write_folder", "write_preview"]
+__all__ = [
+    "DOMAINS",
+    "SENSORS",
+    "WORLD_CLASSES",
+    "World",
+    "WorldFrame",
+    "write_bag",
+    "write_drives",
+    "write_folder",
+    "write_preview",
+]
