@@ -84,9 +84,8 @@ class SensorTally:
             if self._refused_at is not None and now - self._refused_at <= stale_after:
                 return Verdict(ERROR, self.reason, values)
             if silent > stale_after:
-                why = (
-                    "nobody publishes its topic" if not publishers else "frames do not arrive; compare the QoS settings"
-                )
+                lost = "frames do not arrive; compare QoS settings and DDS buffers"
+                why = lost if publishers else "nobody publishes its topic"
                 return Verdict(WARN, f"no frame for {silent:.1f} s: {why}", values)
             if share > _NOVEL_SHARE:
                 return Verdict(WARN, f"unknown domain: {share:.0%} of the last {len(recent)} frames are novel", values)
