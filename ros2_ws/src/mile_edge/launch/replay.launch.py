@@ -19,6 +19,7 @@ from launch.events import Shutdown
 from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
+from launch_ros.event_handlers import OnStateTransition
 from launch_ros.substitutions import FindPackageShare
 from mile_edge_node.launching import fail
 
@@ -27,7 +28,7 @@ ARGUMENTS = (
     ("out", "", "Folder of the recording, which must not exist (default masks_ and the time, here)."),
     ("rate", "1.0", "How fast to play."),
     ("record", "true", "Record what the segmenter publishes."),
-    ("delay", "2.0", "Seconds from the start until the bag plays, for discovery and the network to be ready."),
+    ("delay", "2.0", "Seconds from when the segmenter is active until the bag plays, for discovery."),
 )
 # An included launch file keeps what is declared here over its own defaults: they must be the same.
 PASSED_ON = (
@@ -97,9 +98,11 @@ def _start(context: LaunchContext) -> list:
     return [
         RegisterEventHandler(OnProcessExit(target_action=play, on_exit=played)),
         RegisterEventHandler(OnProcessExit(target_action=record, on_exit=recorded)),
+        RegisterEventHandler(
+            OnStateTransition(goal_state="active", entities=[TimerAction(period=delay, actions=[play])])
+        ),
         segment,
         *([record] if given["record"].lower() in ("true", "1") else []),
-        TimerAction(period=delay, actions=[play]),
     ]
 
 

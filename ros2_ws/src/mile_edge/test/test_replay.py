@@ -45,7 +45,7 @@ def test_a_bag_is_played_through_the_node_and_its_masks_are_recorded(name: str, 
     words = ["ros2", "launch", "mile_edge", "replay.launch.py", f"bag:={BAGS / name}", f"bundle:={REFERENCE}"]
     sensors.write_text(SENSORS.format(transport=transport, topic=topic))
     words += [f"sensors:={sensors}"]
-    words += [f"params:={params}", f"out:={out}", "delay:=6.0", "rate:=0.4"]
+    words += [f"params:={params}", f"out:={out}", "delay:=3.0", "rate:=0.4"]
     log = tmp_path / "replay.log"
     with log.open("wb") as file:
         process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
