@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,7 +13,9 @@ from PIL import Image
 
 from mile_edge.bundle import Bundle
 from mile_edge.calibration.gate import calibrate_gate
+from mile_edge.calibration.reader import GateReader, GateView
 from mile_edge.calibration.roc import auroc, detected_at, make_roc
+from mile_edge.calibration.tail import high_quantile, share_interval, tolerance_limit
 from mile_edge.cli.main import main
 from mile_edge.data.folder import FolderDataset
 from mile_edge.data.sensors import DEFAULT_PROFILES
@@ -39,34 +41,63 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, FolderDataset
     return made
 
 
-def test_thresholds_lie_at_the_percentile_and_the_figures_follow_from_them(
-    tiny_bundle: Path, folders: dict[str, FolderDataset]
-) -> None:
-    with Segmenter.open(tiny_bundle, hysteresis=0) as segmenter:
-        half = calibrate_gate(segmenter, list(folders.values()), percentile=50)
-        most = calibrate_gate(segmenter, list(folders.values()), percentile=100)
-    assert half.accuracy == 1.0
-    assert half.false_alarms == pytest.approx(0.5)
-    assert most.false_alarms == 0.0
-    assert half.detected == most.detected == 1.0
-    assert half.auroc == 1.0
-    assert half.frames == (12, 6)
+def test_the_figures_follow_from_the_limit(tiny_bundle: Path, folders: dict[str, FolderDataset]) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    loose = calibrate_gate(bundle, list(folders.values()), false_alarms=0.5, alike=1)
+    strict = calibrate_gate(bundle, list(folders.values()), false_alarms=0.001, alike=1)
+    assert loose.novelty.limit < strict.novelty.limit
+    assert loose.false_alarms > strict.false_alarms == 0.0
+    assert strict.accuracy == strict.detected == strict.auroc == 1.0
+    assert strict.frames == (12, 6)
+    assert strict.novelty.groups == 12
+    assert set(strict.by_expert) == {"fog", "night"}
+    assert strict.interval is not None and strict.interval[0] <= (strict.false_alarms_unseen or 0) <= strict.interval[1]
+
+
+def test_frames_of_one_place_are_one_sample(tiny_bundle: Path, folders: dict[str, FolderDataset]) -> None:
+    found = calibrate_gate(Bundle.open(tiny_bundle), [folders["fog"], folders["night"]], alike=3)
+    assert found.novelty.groups == 4
+    assert found.auroc is None and found.detected is None
 
 
 def test_what_is_calibrated_is_what_the_segmenter_says(tiny_bundle: Path, folders: dict[str, FolderDataset]) -> None:
-    with Segmenter.open(tiny_bundle, hysteresis=0) as segmenter:
-        found = calibrate_gate(segmenter, [folders["fog"], folders["night"]], percentile=100)
+    found = calibrate_gate(Bundle.open(tiny_bundle), [folders["fog"], folders["night"]], false_alarms=0.001)
     bundle = Bundle.open(tiny_bundle)
-    thresholds = {**bundle.manifest.gate.thresholds, **found.thresholds}
-    bundle = bundle.set_gate(replace(bundle.manifest.gate, thresholds=thresholds, hysteresis=found.hysteresis))
+    bundle = bundle.set_gate(found.applied_to(bundle.manifest.gate))
+    assert bundle.manifest.gate.novelty is not None and set(bundle.manifest.gate.novelty.experts) == {"fog", "night"}
     with Segmenter(bundle) as segmenter:
-        assert not any(segmenter(sample.frame, stream=sample.name).novel[0] for sample in folders["fog"])
-        assert all(segmenter(sample.frame, stream=sample.name).novel[0] for sample in folders["static"])
+        alone = [segmenter(sample.frame, stream=sample.name) for sample in folders["fog"]]
+        assert not any(result.novel[0] for result in alone)
+        assert all(segmenter(sample.frame, stream=("static", sample.name)).novel[0] for sample in folders["static"])
+    with np.errstate(all="raise"):
+        reader = GateReader(bundle)
+        view = GateView(reader, bundle.experts(), bundle.manifest.gate)
+        seen = np.stack([reader.see(sample.frame) for sample in folders["fog"]])
+    distance = view.distances(seen)
+    told = view.model.score(distance, view.model.nearest(distance)) / view.model.limit
+    assert [float(result.frame_novelty[0]) for result in alone] == pytest.approx(told.tolist(), abs=1e-3)
+
+
+def test_a_gate_without_the_expert_is_what_its_left_out_frames_meet(
+    tiny_bundle: Path, folders: dict[str, FolderDataset]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    reader = GateReader(bundle)
+    features = np.stack([reader.see(sample.frame) for sample in folders["fog"]])
+    view = GateView(reader, [expert for expert in bundle.experts() if expert.name != "fog"], bundle.manifest.gate)
+    without = bundle.remove("fog")
+    with Segmenter(without, hysteresis=0) as segmenter:
+        rows = segmenter.rows
+        for sample, told in zip(folders["fog"], view.distances(features), strict=True):
+            distance = segmenter(sample.frame).distance[0]
+            assert [distance[rows[name]] for name in rows] == pytest.approx(
+                [told[view.rows[name]] for name in rows], 1e-4
+            )
 
 
 def test_without_a_known_domain_nothing_can_be_calibrated(tiny_bundle: Path, folders: dict[str, FolderDataset]) -> None:
-    with Segmenter.open(tiny_bundle) as segmenter, pytest.raises(DataError, match="static"):
-        calibrate_gate(segmenter, [folders["static"]])
+    with pytest.raises(DataError, match="static"):
+        calibrate_gate(Bundle.open(tiny_bundle), [folders["static"]])
 
 
 def test_auroc_is_the_chance_of_a_right_order() -> None:
@@ -108,8 +139,8 @@ def test_the_command_reports_each_experts_frames_as_unknown_and_draws_the_curves
     before = (tiny_bundle / "manifest.json").read_bytes()
     picture = tmp_path / "roc.svg"
     # The third folder calls itself static: what the command line says goes first.
-    command = ["calibrate", "gate", str(tiny_bundle), "--data", *data, "--domain", "fog,night,hail", "--json"]
-    assert main([*command, "--dry-run", "--out", str(picture)]) == 0
+    command = ["calibrate", "gate", str(tiny_bundle), "--data", *data, "--domain", "fog,night,hail", "--alike", "1"]
+    assert main([*command, "--json", "--dry-run", "--out", str(picture)]) == 0
     account = json.loads(capsys.readouterr().out)
     assert (tiny_bundle / "manifest.json").read_bytes() == before
     curves = {(curve["unknown"], curve["left_out"]): curve for curve in account["roc"]}
@@ -117,27 +148,32 @@ def test_the_command_reports_each_experts_frames_as_unknown_and_draws_the_curves
     assert curves["hail", False]["at_1"] == 1.0
     assert curves["fog", True]["frames"] == [6, 6]
     assert 0 <= account["false_alarms"] <= account["false_alarms_unseen"] <= 1
+    assert account["novelty"]["experts"].keys() == {"fog", "night"}
     drawn = ElementTree.fromstring(picture.read_text())
     assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 3
     assert "hail: 1.000, 100 %, 100 %" in picture.read_text()
 
 
-def test_an_expert_without_a_threshold_does_not_hide_what_the_others_notice(
-    tiny_bundle: Path, folders: dict[str, FolderDataset]
-) -> None:
-    bundle = Bundle.open(tiny_bundle)
-    bundle = bundle.set_gate(replace(bundle.manifest.gate, thresholds={}))
-    with Segmenter(bundle, hysteresis=0) as segmenter:
-        found = calibrate_gate(segmenter, [folders["fog"], folders["night"]])
-    assert set(found.thresholds) == {"fog", "night"}
-    assert [(curve.unknown, curve.auc) for curve in found.roc] == [("fog", 1.0), ("night", 1.0)]
+def test_the_tail_limit_holds_its_share_with_confidence() -> None:
+    random = np.random.default_rng(3)
+    exceeded = []
+    for _ in range(60):
+        streets = random.normal(size=40)
+        scores = (streets[:, None] + 0.5 * random.normal(size=(40, 5))).ravel()
+        limit = tolerance_limit(scores, np.repeat(np.arange(40), 5), 0.01)
+        exceeded.append(0.5 * math.erfc(limit / math.sqrt(1.25) / math.sqrt(2)))
+    assert np.mean(np.array(exceeded) <= 0.01) >= 0.8
+    assert high_quantile(np.array([3.0]), 0.01) == 3.0
+    low, high = share_interval(np.arange(100) < 20, np.arange(100))
+    assert low < 0.2 < high
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--out", "roc.png"], "roc.png"),
-        (["--percentile", "20"], "--percentile is 20"),
+        (["--false-alarms", "0"], "--false-alarms is 0"),
+        (["--alike", "0"], "--alike is 0"),
         (["--domain", "fog"], "1 domains for 2 folders"),
         (["--domain", "hail,sleet"], "hail, sleet"),
     ],

@@ -12,6 +12,7 @@ from mile_edge.bundle.labels import ClassLabel
 from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
 from mile_edge.bundle.loading import verify_bundle
 from mile_edge.bundle.manifest import BaseInfo, ExpertEntry, Manifest, Network
+from mile_edge.bundle.novelty import Novelty, Scale
 from mile_edge.bundle.store import Bundle, remove_expert
 from mile_edge.bundle.trust import Trust
 
@@ -31,6 +32,8 @@ __all__ = [
     "LowRankLayout",
     "Manifest",
     "Network",
+    "Novelty",
+    "Scale",
     "ShadowPlan",
     "Trust",
     "UnpackedRow",

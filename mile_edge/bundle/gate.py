@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass, field, replace
 
+from mile_edge.bundle.novelty import Novelty, read_novelty
 from mile_edge.bundle.strict_json import Fields
 
 GATE_KINDS = (
@@ -32,7 +33,8 @@ MAX_ATTRIBUTES = 256
 class Gate:
     """How an expert is chosen, or several with weights.
 
-    thresholds: expert name -> distance beyond which a frame is novel.
+    thresholds: expert name -> distance beyond which a frame is novel, for bundles without ``novelty``.
+    novelty: how frames of unknown domains are told; ``None`` before calibration.
     top_k, tau: how many experts are mixed (kind "semla") or ranks per token ("mora"), and their weights' temperature.
     delta: of kind "mora" only: least share of a token's response at which a rank takes part.
     attributes: of kind "attribute" only: the pool's names; empty for those that the experts bring along.
@@ -51,6 +53,16 @@ class Gate:
     attributes: tuple[str, ...] = ()
     similarity: tuple[tuple[float, ...], ...] = ()
     delta: float | None = None
+    novelty: Novelty | None = None
+
+    def without(self, name: str) -> Gate:
+        """The gate without what it holds of one expert."""
+        thresholds = {key: value for key, value in self.thresholds.items() if key != name}
+        novelty = self.novelty
+        if novelty is not None and name in novelty.experts:
+            scales = {key: scale for key, scale in novelty.experts.items() if key != name}
+            novelty = replace(novelty, experts=scales) if scales else None
+        return replace(self, thresholds=thresholds, novelty=novelty)
 
 
 def read_gate(fields: Fields, taps: tuple[str, ...], experts: Set[str], capacity: int) -> Gate:
@@ -76,7 +88,8 @@ def read_gate(fields: Fields, taps: tuple[str, ...], experts: Set[str], capacity
     calibrated = [name for name in sorted(experts) if thresholds.peek(name) is not None]
     values = {name: thresholds.number(name, lowest, 1e30) for name in calibrated}
     thresholds.finish()
-    gate = Gate(kind, tap, dim, prototypes, shrink, hysteresis, values)
+    novelty = None if fields.peek("novelty") is None else read_novelty(fields.inner("novelty"), experts)
+    gate = Gate(kind, tap, dim, prototypes, shrink, hysteresis, values, novelty=novelty)
     if kind == "semla":
         # More than there are rows could not be found among them.
         gate = _mixing(fields, gate, min(64, capacity + 1))

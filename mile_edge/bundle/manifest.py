@@ -195,11 +195,10 @@ class Manifest:
         entry = self.entry(name)
         if entry == self.experts[0]:
             raise BundleError(f"expert {name!r} is the base of bundle {self.name!r} and stays; remove another one")
-        thresholds = {key: value for key, value in self.gate.thresholds.items() if key != name}
         return replace(
             self,
             experts=tuple(other for other in self.experts if other != entry),
-            gate=replace(self.gate, thresholds=thresholds),
+            gate=self.gate.without(name),
         )
 
 

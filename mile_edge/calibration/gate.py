@@ -1,20 +1,22 @@
-"""Novelty thresholds and hysteresis of a bundle's gate, from frames that no expert was trained on."""
+"""Novelty limits and hysteresis of a bundle's gate, from frames that no expert was trained on."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from mile_edge.bundle import Bundle, Gate, Novelty
+from mile_edge.calibration.frames import Seen, look
+from mile_edge.calibration.novelty import fit_novelty, held_out_scores, scores
+from mile_edge.calibration.reader import GateReader, GateView
 from mile_edge.calibration.roc import Roc, make_roc
+from mile_edge.calibration.tail import share_interval
 from mile_edge.data.folder import FolderDataset
 from mile_edge.errors import DataError
-from mile_edge.replay.gate import right_expert
-from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import HYSTERESIS
 
 
@@ -23,24 +25,30 @@ class GateCalibration:
     """What was found.
 
     Attributes:
-        thresholds: expert name to the distance beyond which a frame is novel.
+        novelty: how the bundle tells novel frames from now on.
+        thresholds: expert name to the distance that all but the tolerated share of its own frames keep within, for
+            people to read and for versions that know no more than a distance.
         hysteresis: distance by which another expert must be nearer before a stream changes to it.
         accuracy: share of known frames whose nearest expert is the right one, before hysteresis.
-        false_alarms: share of known frames beyond their expert's threshold, which these very frames have set.
-        false_alarms_unseen: the same with each half of an expert's frames judged by a threshold from the other half;
-            ``None`` where an expert has a single frame.
-        auroc: known against unknown frames by distance beyond the threshold; ``None`` without unknown frames.
-        detected: share of unknown frames beyond the threshold of the expert they went to; ``None`` without any.
+        false_alarms: share of known frames, one by one, beyond the limit, which these very frames have set.
+        false_alarms_unseen: the same with each half of the groups judged by scales and limit from the other half;
+            ``None`` where there is a single group.
+        interval: 95 % interval of ``false_alarms_unseen``, by a bootstrap over groups; ``None`` with it.
+        by_expert: expert name to false alarms among its frames, as in ``false_alarms_unseen``.
+        auroc: known against unknown frames; ``None`` without unknown frames.
+        detected: share of unknown frames, one by one, beyond the limit; ``None`` without any.
         frames: frames looked at, known and unknown.
-        roc: for each unknown domain, and for each expert's own frames as unknown when its row is switched off; among
-            experts with a threshold, since the others never call a frame novel.
+        roc: for each unknown domain, and for each expert's own frames as unknown to a bundle without that expert.
     """
 
+    novelty: Novelty
     thresholds: dict[str, float]
     hysteresis: float
     accuracy: float
     false_alarms: float
     false_alarms_unseen: float | None
+    interval: tuple[float, float] | None
+    by_expert: dict[str, float]
     auroc: float | None
     detected: float | None
     frames: tuple[int, int]
@@ -53,123 +61,106 @@ class GateCalibration:
             del curve["curve"]
         return values
 
+    def applied_to(self, gate: Gate) -> Gate:
+        """The bundle's gate with these numbers; what was known of experts that had no frames here stays."""
+        before = gate.novelty.experts if gate.novelty is not None else {}
+        novelty = replace(self.novelty, experts={**before, **self.novelty.experts})
+        thresholds = {**gate.thresholds, **self.thresholds}
+        return replace(gate, novelty=novelty, thresholds=thresholds, hysteresis=self.hysteresis)
+
 
 def calibrate_gate(
-    segmenter: Segmenter,
+    bundle: Bundle,
     folders: Sequence[FolderDataset],
-    percentile: float = 99.0,
+    false_alarms: float = 0.0075,
+    alike: int = 10,
+    threads: int | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> GateCalibration:
-    """Distances of held-out frames decide each expert's threshold and the margin between experts.
+    """What the gate sees of held-out frames decides when a frame is novel, and the margin between experts.
 
     Args:
-        segmenter: an open bundle.
+        bundle: open; only read.
         folders: held-out frames; those of domains that no expert is right for count as unknown.
-        percentile: of an expert's own distances that its threshold lies at.
+        false_alarms: share of known frames that may exceed the limit, with a confidence of 90 %.
+        alike: so many successive frames of a folder count as one place, whose frames resemble each other.
+        threads: of the network.
+        report: called with the number of frames done.
 
     Raises:
         DataError: no folder shows a domain that an expert knows.
     """
-    experts = segmenter.bundle.choices()
-    frames: dict[str, list[np.ndarray]] = defaultdict(list)
-    foreign: dict[str, list[np.ndarray]] = defaultdict(list)
-    done = 0
-    for folder in folders:
-        right = right_expert(experts, folder.sensor, folder.domain)
-        for sample in folder:
-            distance = segmenter(sample.frame, sensor=folder.sensor).distance[0]
-            (frames[right] if right else foreign[folder.domain]).append(distance)
-            done += 1
-            report(done)
-    if not frames:
+    reader = GateReader(bundle, threads)
+    try:
+        known, unknown = look(reader, folders, alike, report)
+    finally:
+        reader.close()
+    if not known:
         domains = ", ".join(sorted({folder.domain for folder in folders}))
         raise DataError(f"no expert knows the domains {domains}; give held-out frames of at least one known domain")
-    rows = segmenter.rows
-    known = {name: np.stack(of) for name, of in frames.items()}
-    unknown = {name: np.stack(of) for name, of in foreign.items()}
-    thresholds = _thresholds(known, rows, percentile)
-    before = segmenter.manifest.gate.thresholds
-    nearest = _judge(rows, {**before, **thresholds})
-    # How far a frame of one domain was ever drawn to a wrong expert: a stream that stays put needs no more than this.
-    gaps = np.concatenate([of[:, rows[name]] - of[:, nearest.used].min(axis=1) for name, of in known.items()])
+    gate, experts = bundle.manifest.gate, bundle.choices()
+    view = GateView(reader, experts, gate)
+    novelty = fit_novelty(view, gate, known, false_alarms)
+    # An expert without frames here is judged as the runtime will judge it; among those with frames it has no say.
+    inside = scores(view, gate, novelty, known)
+    outside = scores(view, gate, novelty, unknown) if unknown else {}
+    gaps = _gaps(view, known)
     wrong = gaps[gaps > 0]
-    inside = nearest.beyond(np.concatenate(list(known.values())))
-    outside = nearest.beyond(np.concatenate(list(unknown.values()))) if unknown else np.zeros(0)
     margin = float(np.percentile(wrong, 95)) if len(wrong) else 0.0
-    score = nearest.calibrated().beyond
-    alike = score(np.concatenate(list(known.values())))
-    curves = [make_roc(name, False, alike, score(of)) for name, of in sorted(unknown.items())]
-    together = make_roc("", False, inside, outside) if unknown else None
+    alarms, groups = held_out_scores(view, gate, known, false_alarms)
+    together = _all(alarms)
     return GateCalibration(
-        thresholds=dict(sorted(thresholds.items())),
-        hysteresis=round(max(HYSTERESIS[segmenter.manifest.gate.kind], margin), 4),
+        novelty=novelty,
+        thresholds=_thresholds(view, known, false_alarms),
+        hysteresis=round(max(HYSTERESIS[gate.kind], margin), 4),
         accuracy=1 - len(wrong) / len(gaps),
-        false_alarms=float((inside > 0).mean()),
-        false_alarms_unseen=_unseen(known, rows, before, percentile),
-        auroc=together.auc if together else None,
-        detected=float((outside > 0).mean()) if unknown else None,
-        frames=(len(inside), len(outside)),
-        roc=(*curves, *_left_out(known, nearest.calibrated(), rows)),
+        false_alarms=float((_all(inside) > 1).mean()),
+        false_alarms_unseen=float((together > 1).mean()) if len(together) else None,
+        interval=share_interval(together > 1, groups) if len(together) else None,
+        by_expert={name: float((of > 1).mean()) for name, of in sorted(alarms.items())},
+        auroc=make_roc("", False, _all(inside), _all(outside)).auc if outside else None,
+        detected=float((_all(outside) > 1).mean()) if outside else None,
+        frames=(sum(map(len, inside.values())), sum(map(len, outside.values()))),
+        roc=(
+            *(make_roc(name, False, _all(inside), of) for name, of in sorted(outside.items())),
+            *_left_out(reader, bundle, known, false_alarms),
+        ),
     )
 
 
-def _judge(rows: Mapping[str, int], thresholds: Mapping[str, float]) -> _Nearest:
-    limits = np.full(max(rows.values()) + 1, np.inf)
-    for name, limit in thresholds.items():
-        limits[rows[name]] = limit
-    return _Nearest(np.array(sorted(rows.values())), limits)
+def _all(parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.concatenate(list(parts.values())) if parts else np.zeros(0)
 
 
-def _thresholds(known: Mapping[str, np.ndarray], rows: Mapping[str, int], percentile: float) -> dict[str, float]:
+def _gaps(view: GateView, known: Mapping[str, Seen]) -> np.ndarray:
+    """How much nearer a wrong expert was: a stream that stays put needs no larger margin than these."""
+    used = list(view.rows.values())
+    found = []
+    for name, seen in known.items():
+        distance = view.distances(seen.values)
+        found.append(distance[:, view.rows[name]] - distance[:, used].min(axis=1))
+    return np.concatenate(found)
+
+
+def _thresholds(view: GateView, known: Mapping[str, Seen], share: float) -> dict[str, float]:
+    own = {name: view.distances(seen.values)[:, view.rows[name]] for name, seen in sorted(known.items())}
     # Four digits are written, rounded up: rounded down, the very frame that set a threshold would lie beyond it.
-    return {name: math.ceil(np.percentile(of[:, rows[name]], percentile) * 1e4) / 1e4 for name, of in known.items()}
+    return {name: math.ceil(np.quantile(of, 1 - share) * 1e4) / 1e4 for name, of in own.items()}
 
 
-def _unseen(
-    known: Mapping[str, np.ndarray], rows: Mapping[str, int], before: Mapping[str, float], percentile: float
-) -> float | None:
-    """False alarms on frames that did not set the threshold; halves, since neighbours in a film are nearly equal."""
-    if any(len(of) < 2 for of in known.values()):
-        return None
-    alarms: list[np.ndarray] = []
-    for order in ((0, 1), (1, 0)):
-        halves = [{name: np.array_split(of, 2)[which] for name, of in known.items()} for which in order]
-        nearest = _judge(rows, {**before, **_thresholds(halves[0], rows, percentile)})
-        alarms += [nearest.beyond(of) > 0 for of in halves[1].values()]
-    return float(np.concatenate(alarms).mean())
+def _left_out(reader: GateReader, bundle: Bundle, known: Mapping[str, Seen], share: float) -> list[Roc]:
+    """Each expert's frames as unknown to a bundle that never had it.
 
-
-def _left_out(known: Mapping[str, np.ndarray], nearest: _Nearest, rows: Mapping[str, int]) -> list[Roc]:
-    """Each expert's frames as unknown to the others. The whitening still knows its scatter, as with a row closed."""
-    curves = []
-    for name, of in known.items():
-        others = [theirs for other, theirs in known.items() if other != name]
-        if others:
-            score = nearest.without(rows[name]).beyond
-            curves.append(make_roc(name, True, score(np.concatenate(others)), score(of)))
-    return curves
-
-
-class _Nearest:
-    """Judges frames as the runtime does: by the threshold of the nearest expert.
-
-    Args:
-        used: rows that hold an expert; the others' distances have no meaning.
-        limits: (E,) threshold of each row, infinite where there is none.
+    The gate is refitted to the other experts (prototypes, pooled covariance, novelty), where the kind of gate lets its
+    feature be read; else its row is switched off and only novelty is fitted again.
     """
-
-    def __init__(self, used: np.ndarray, limits: np.ndarray) -> None:
-        self.used, self._limits = used, limits
-
-    def calibrated(self) -> _Nearest:
-        """The same without the rows that have no threshold."""
-        return _Nearest(self.used[np.isfinite(self._limits[self.used])], self._limits)
-
-    def without(self, row: int) -> _Nearest:
-        """The same with one row switched off."""
-        return _Nearest(self.used[self.used != row], self._limits)
-
-    def beyond(self, distances: np.ndarray) -> np.ndarray:
-        """(N, E) distances to (N,) by how much each frame's nearest expert is farther than its threshold."""
-        best = self.used[distances[:, self.used].argmin(axis=1)]
-        return distances[np.arange(len(distances)), best] - self._limits[best]
+    curves = []
+    gate = bundle.manifest.gate
+    for name, seen in known.items():
+        others = {other: theirs for other, theirs in known.items() if other != name}
+        if others:
+            view = GateView(reader, [expert for expert in bundle.choices() if expert.name != name], gate)
+            novelty = fit_novelty(view, gate, others, share)
+            inside = scores(view, gate, novelty, others)
+            curves.append(make_roc(name, True, _all(inside), scores(view, gate, novelty, {name: seen})[name]))
+    return curves

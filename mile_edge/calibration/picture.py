@@ -100,7 +100,7 @@ def _legend(curves: Sequence[Roc]) -> Iterable[str]:
 
 
 def _name(curve: Roc) -> str:
-    return f"{curve.unknown} (row off)" if curve.left_out else curve.unknown
+    return f"{curve.unknown} (left out)" if curve.left_out else curve.unknown
 
 
 def _stroke(index: int) -> str:

@@ -13,11 +13,12 @@ class Roc:
 
     Attributes:
         unknown: what the unknown frames show.
-        left_out: whether that is an expert's own domain, whose row was switched off.
+        left_out: whether that is an expert's own domain, and the gate was made without that expert.
         frames: known frames, unknown frames.
         auc: area under the curve: the chance that an unknown frame scores higher than a known one.
         at_1: share of unknown frames detected where at most 1 % of the known ones raise an alarm.
         at_5: the same at 5 %.
+        at_limit: share of unknown frames detected at the limit that was calibrated, by scores that are 1 there.
         curve: (false alarms, detected) points, both rising from 0 to 1.
     """
 
@@ -27,6 +28,7 @@ class Roc:
     auc: float
     at_1: float
     at_5: float
+    at_limit: float
     curve: tuple[tuple[float, float], ...]
 
 
@@ -44,6 +46,7 @@ def make_roc(name: str, left_out: bool, known: np.ndarray, unknown: np.ndarray) 
         auc=round(auroc(known, unknown), 4),
         at_1=round(detected_at(0.01, known, unknown), 4),
         at_5=round(detected_at(0.05, known, unknown), 4),
+        at_limit=round(float((unknown > 1).mean()), 4),
         curve=points,
     )
 

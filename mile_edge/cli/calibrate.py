@@ -1,11 +1,10 @@
-"""``mile-edge calibrate``: what a bundle learns from held-out frames; thresholds and hysteresis, or int8."""
+"""``mile-edge calibrate``: what a bundle learns from held-out frames; novelty and hysteresis, or int8."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from mile_edge.cli.options import name_domains, names
 from mile_edge.errors import RecipeError
 
 _EXAMPLES = """examples:
-  mile-edge calibrate gate bundles/reference --data out/world/test/*
+  mile-edge calibrate gate bundles/reference --data out/world/held/*
   mile-edge calibrate gate out/camvid/bundle --data ../shared/data/camvid/day/val --domain day --dry-run --json
   mile-edge calibrate gate bundles/reference --data out/world/test/* harbour/frames --out roc.html"""
 
@@ -23,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Add ``calibrate``."""
     parser = commands.add_parser(
         "calibrate",
-        help="set a bundle's novelty thresholds and hysteresis, or write it in int8",
+        help="set a bundle's novelty limit and hysteresis, or write it in int8",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -31,9 +30,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     int8.add_form(forms)
     gate = forms.add_parser(
         "gate",
-        help="novelty thresholds and hysteresis",
-        description="Frames of domains that an expert knows set its threshold; others tell how well novelty is seen, "
-        "and so do each expert's own frames with its row switched off.",
+        help="novelty limit and hysteresis",
+        description="Frames of domains that an expert knows tell what is usual and set the limit of novelty; others "
+        "tell how well novelty is seen, and so do each expert's own frames with the gate refitted as if it had "
+        "never been there. Many places with a few frames each are worth more than many frames of few places.",
         epilog=_EXAMPLES,
         formatter_class=parser.formatter_class,
     )
@@ -41,7 +41,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     gate.add_argument("--data", nargs="+", type=Path, required=True, help="folders of held-out frames")
     gate.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
     gate.add_argument("--out", type=Path, metavar="FILE", help="draw the ROC curves into this .svg or .html file")
-    gate.add_argument("--percentile", type=float, default=99.0, help="of an expert's own distances (default 99)")
+    gate.add_argument(
+        "--false-alarms",
+        type=float,
+        default=0.0075,
+        metavar="SHARE",
+        help="of known frames that may exceed the limit, with a confidence of 90 %% (default 0.0075)",
+    )
+    gate.add_argument(
+        "--alike",
+        type=int,
+        default=10,
+        metavar="N",
+        help="successive frames of a recording that show one place and are no independent samples (default 10)",
+    )
+    gate.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
     gate.add_argument("--dry-run", action="store_true", help="report, but leave the bundle as it is")
     gate.add_argument("--json", action="store_true", help="print JSON")
     gate.set_defaults(run=run)
@@ -56,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.calibration.gate import calibrate_gate
     from mile_edge.calibration.picture import check_suffix, write_picture
     from mile_edge.data.folder import FolderDataset
-    from mile_edge.runtime import Segmenter
 
-    if not 50 <= args.percentile <= 100:
-        raise RecipeError(f"--percentile is {args.percentile}; give 50 to 100")
+    if not 0 < args.false_alarms <= 0.5:
+        raise RecipeError(f"--false-alarms is {args.false_alarms}; give a share above 0, at most 0.5")
+    if args.alike < 1:
+        raise RecipeError(f"--alike is {args.alike}; give 1 frame or more")
     if args.out:
         check_suffix(args.out)
     bundle = Bundle.open(args.bundle)
@@ -68,11 +83,15 @@ def run(args: argparse.Namespace) -> int:
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("frames", total=sum(map(len, folders)))
         found = calibrate_gate(
-            Segmenter(bundle, hysteresis=0), folders, args.percentile, lambda done: bar.update(line, completed=done)
+            bundle,
+            folders,
+            args.false_alarms,
+            args.alike,
+            args.threads,
+            lambda done: bar.update(line, completed=done),
         )
     if not args.dry_run:
-        thresholds = {**bundle.manifest.gate.thresholds, **found.thresholds}
-        bundle.set_gate(replace(bundle.manifest.gate, thresholds=thresholds, hysteresis=found.hysteresis))
+        bundle.set_gate(found.applied_to(bundle.manifest.gate))
     if args.out:
         write_picture(args.out, found.roc, f"Novelty seen by the gate of {bundle.manifest.name}")
     if args.json:
@@ -86,12 +105,13 @@ def _show(account: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    curves = account.pop("roc")
+    curves, novelty = account.pop("roc"), account.pop("novelty")
+    account = {"limit": novelty["limit"], "groups": novelty["groups"], **account}
     for key, value in account.items():
         print(f"{key:>19}: {value}")
-    table = Table("unknown", "frames", "AUC", "noticed at 1 % false alarms", "at 5 %")
+    table = Table("unknown", "frames", "AUC", "noticed at 1 % false alarms", "at 5 %", "at the limit")
     for curve in curves:
-        name = f"{curve['unknown']} (row off)" if curve["left_out"] else curve["unknown"]
-        rates = [f"{100 * curve[key]:.1f} %" for key in ("at_1", "at_5")]
+        name = f"{curve['unknown']} (left out)" if curve["left_out"] else curve["unknown"]
+        rates = [f"{100 * curve[key]:.1f} %" for key in ("at_1", "at_5", "at_limit")]
         table.add_row(name, str(curve["frames"][1]), f"{curve['auc']:.3f}", *rates)
     Console().print(table)

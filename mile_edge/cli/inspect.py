@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
             "shrink": gate.shrink,
             "hysteresis": gate.hysteresis,
             "thresholds": gate.thresholds,
+            "novelty": None if gate.novelty is None else asdict(gate.novelty),
             **({"top_k": gate.top_k, "tau": gate.tau} if gate.top_k is not None else {}),
             **({"delta": gate.delta} if gate.delta is not None else {}),
             **({"attributes": list(gate.attributes)} if gate.kind == "attribute" else {}),

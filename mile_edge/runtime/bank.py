@@ -10,6 +10,7 @@ import numpy as np
 from mile_edge.bundle import Bundle, ExpertEntry, Manifest
 from mile_edge.errors import BundleError
 from mile_edge.runtime import gate_inputs
+from mile_edge.runtime.novelty_model import NoveltyModel
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class GateState:
         whitening: (D, D) float32.
         bias: (E,) float32, 0 for rows that the gate may choose, so low that they never win for the others.
         limits: (E,) float32 novelty distance per row.
+        novelty: tells how novel a frame is by its distances.
     """
 
     manifest: Manifest
@@ -33,6 +35,7 @@ class GateState:
     whitening: np.ndarray
     bias: np.ndarray
     limits: np.ndarray
+    novelty: NoveltyModel
 
 
 class Bank:
@@ -117,7 +120,8 @@ class Bank:
         for array in (prototypes, whitening, bias, limits):
             array.flags.writeable = False
         self._slots = slots
-        return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, limits)
+        novelty = NoveltyModel(bundle.choices(), rows, gate, prototypes, whitening)
+        return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, limits, novelty)
 
 
 def _network_of(manifest: Manifest) -> tuple[object, ...]:

@@ -46,7 +46,7 @@ def prototype_table(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     if gate.kind == "ridge":
         return np.stack(probe.ridge(experts), axis=1).astype(np.float32)
     if gate.kind == "probe":
-        return np.stack(probe.logistic(experts, _pooled(experts, gate)), axis=1).astype(np.float32)
+        return np.stack(probe.logistic(experts, pooled_whitening(experts, gate)), axis=1).astype(np.float32)
     return np.stack([prototype_rows(expert, gate) for expert in experts])
 
 
@@ -79,13 +79,13 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
             attribute.
     """
     if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform", *SUCCESSIVE_KINDS}:
-        return _pooled(experts, gate).astype(np.float32)
+        return pooled_whitening(experts, gate).astype(np.float32)
     if gate.kind == "attribute":
         return attributes.projection(experts, gate).astype(np.float32)
     return np.eye(gate.dim, dtype=np.float32)
 
 
-def _pooled(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
+def pooled_whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
     """The matrix W with W^T W = S^-1, S the covariance pooled over experts and shrunk a little, (D, D) float64."""
     ordered = sorted(experts, key=lambda expert: expert.name)
     scatter = np.zeros((gate.dim, gate.dim))

@@ -23,7 +23,9 @@ class Segmentation:
             expert hold a number without meaning.
         weights: (B, E) float32, how much of each row went into the sample's mask: 1 for the expert, unless the gate
             mixes several, of which ``expert`` is the nearest.
-        novel: (B,) bool, farther from its expert than that expert's calibrated threshold.
+        novel: (B,) bool, the sample's stream shows a domain that no expert knows, by its last frames together.
+        novelty: (B,) float32, the smoothed score that this follows from, 1 at the limit; NaN without calibration.
+        frame_novelty: (B,) float32, the score of the sample alone, novel by itself beyond 1.
         timings: milliseconds spent in ``resize``, ``network``, ``restore`` and in ``total``.
     """
 
@@ -34,6 +36,8 @@ class Segmentation:
     distance: np.ndarray
     weights: np.ndarray
     novel: np.ndarray
+    novelty: np.ndarray
+    frame_novelty: np.ndarray
     timings: Mapping[str, float]
 
 

@@ -19,6 +19,7 @@ from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
+from mile_edge.runtime.novelty import MIXING, NoveltyMonitor, check_fallback
 from mile_edge.runtime.resize import resize_frames, restore
 from mile_edge.runtime.segmentation import Segmentation, stage_times
 
@@ -37,8 +38,12 @@ class Segmenter(SensorFusion):
         hysteresis: float | None = None,
         backend: str = "onnx",
         engine: str | os.PathLike[str] | None = None,
+        fallback: str | None = None,
     ) -> None:
         self._bundle = bundle
+        kind = bundle.manifest.gate.kind
+        self._fallback = check_fallback(fallback or ("mix" if kind in MIXING else "nearest"), kind)
+        self.novelty = NoveltyMonitor()
         self._bank = Bank(bundle)
         self._open_fusion(bundle)
         self._backend = make_backend(backend, bundle, self._bank.rows, threads, engine)
@@ -59,6 +64,7 @@ class Segmenter(SensorFusion):
         hysteresis: float | None = None,
         backend: str = "onnx",
         engine: str | os.PathLike[str] | None = None,
+        fallback: str | None = None,
     ) -> Segmenter:
         """Load a bundle folder.
 
@@ -69,12 +75,22 @@ class Segmenter(SensorFusion):
                 bundle's calibrated margin where it is missing.
             backend: "onnx" for ONNX Runtime, "tensorrt" or "tensorrt-rtx" for the engine of ``mile-edge build``.
             engine: the engine file; ``BUNDLE/engines/BACKEND.engine`` where it is missing.
+            fallback: what serves the next frames of a stream that is novel: its ``nearest`` expert, the ``base``, or
+                the gate's usual ``mix`` of experts where it mixes; mix, or else nearest, where it is missing.
 
         Raises:
             BundleError: the folder is no bundle, or is damaged.
+            ExpertError: the gate cannot follow that fallback.
             BackendError: the backend is missing, refuses the graph, or has no engine that fits.
         """
-        return cls(Bundle.open(bundle), threads=threads, hysteresis=hysteresis, backend=backend, engine=engine)
+        return cls(
+            Bundle.open(bundle),
+            threads=threads,
+            hysteresis=hysteresis,
+            backend=backend,
+            engine=engine,
+            fallback=fallback,
+        )
 
     @property
     def manifest(self) -> Manifest:
@@ -89,6 +105,15 @@ class Segmenter(SensorFusion):
     @hysteresis.setter
     def hysteresis(self, margin: float) -> None:
         self._hysteresis = margin
+
+    @property
+    def fallback(self) -> str:
+        """What serves the next frames of a novel stream: "nearest", "base" or "mix"; may be set any time."""
+        return self._fallback
+
+    @fallback.setter
+    def fallback(self, policy: str) -> None:
+        self._fallback = check_fallback(policy, self.manifest.gate.kind)
 
     @property
     def bundle(self) -> Bundle:
@@ -231,6 +256,7 @@ class Segmenter(SensorFusion):
         mask, confidence, index, distance = parts
         names = tuple(str(state.names[row]) for row in index)
         self._last.update(zip(owners, names, strict=True))
+        verdict = self.novelty.judge(state.novelty, distance, owners)
         return Segmentation(
             mask,
             confidence,
@@ -238,7 +264,9 @@ class Segmenter(SensorFusion):
             index,
             distance,
             expert_weights(distance, bias, index, state.manifest.gate),
-            distance[np.arange(len(index)), index] > state.limits[index],
+            verdict.novel,
+            verdict.stream,
+            verdict.frame,
             timings,
         )
 
@@ -247,11 +275,22 @@ class Segmenter(SensorFusion):
         pinned = pins.get(stream, pins.get(None))
         if pinned is not None and pinned in state.rows:
             return self._allowing(state, [pinned])
-        bias = self._allowing(state, only) if only is not None else state.bias.copy()
         last = self._last.get(stream)
+        if self._fallback != "mix" and self.novelty.is_novel(stream):
+            only = self._fallen_back(state, last, only)
+        bias = self._allowing(state, only) if only is not None else state.bias.copy()
         if last is not None and last in state.rows:
             bias[state.rows[last]] += self._hysteresis
         return bias
+
+    def _fallen_back(self, state: GateState, last: str | None, only: Sequence[str] | None) -> Sequence[str] | None:
+        """Who may serve a novel stream, out of those who may anyway."""
+        base = state.manifest.experts[0].name
+        if self._fallback == "base" and (only is None or base in only):
+            return [base]
+        # A mixing gate's nearest is known only after the pass: the last frame's stands for it.
+        mixes = state.manifest.gate.kind in MIXING and last in state.rows and (only is None or last in only)
+        return [last] if mixes and last is not None else only
 
     def _allowing(self, state: GateState, names: Sequence[str]) -> np.ndarray:
         if not names:
