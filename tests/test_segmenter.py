@@ -230,8 +230,8 @@ def test_a_frame_beyond_its_experts_threshold_is_novel(tiny_bundle: Path, street
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     assert bundle.manifest.gate.thresholds, "the shipped bundle is calibrated"
     with Segmenter(bundle) as segmenter:
-        assert not segmenter(street_frames["clear"]).novel[0]
-        assert segmenter(noise).novel[0]
+        assert not segmenter(street_frames["clear"], stream="/front").novel[0]
+        assert segmenter(noise, stream="/rear").novel[0]
 
 
 def test_an_expert_that_does_not_fit_changes_nothing(
