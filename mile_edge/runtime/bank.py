@@ -24,7 +24,6 @@ class GateState:
         prototypes: (E, K, D) float32.
         whitening: (D, D) float32.
         bias: (E,) float32, 0 for rows that the gate may choose, so low that they never win for the others.
-        limits: (E,) float32 novelty distance per row.
         novelty: tells how novel a frame is by its distances.
     """
 
@@ -34,7 +33,6 @@ class GateState:
     prototypes: np.ndarray
     whitening: np.ndarray
     bias: np.ndarray
-    limits: np.ndarray
     novelty: NoveltyModel
 
 
@@ -116,12 +114,11 @@ class Bank:
             names[row] = entry.name
         bias = gate_inputs.openings([slots[entry] for entry in manifest.experts], gate, count)
         whitening = gate_inputs.whitening(bundle.choices(), gate)
-        limits = gate_inputs.thresholds(rows, gate, count)
-        for array in (prototypes, whitening, bias, limits):
+        for array in (prototypes, whitening, bias):
             array.flags.writeable = False
         self._slots = slots
         novelty = NoveltyModel(bundle.choices(), rows, gate, prototypes, whitening)
-        return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, limits, novelty)
+        return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, novelty)
 
 
 def _network_of(manifest: Manifest) -> tuple[object, ...]:

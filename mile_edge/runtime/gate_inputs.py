@@ -6,7 +6,7 @@ experts' names, so the result does not depend on the order in which they were ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -113,12 +113,3 @@ def openings(rows: Sequence[int], gate: Gate, count: int) -> np.ndarray:
     bias = np.full(count, NEVER, np.float32)
     bias[list(rows[-1:] if gate.kind in SUCCESSIVE_KINDS else rows)] = 0
     return bias
-
-
-def thresholds(rows: Mapping[str, int], gate: Gate, count: int) -> np.ndarray:
-    """Novelty threshold per row, (E,) float32; infinite where none was calibrated."""
-    limits = np.full(count, np.inf, np.float32)
-    for name, row in rows.items():
-        if name in gate.thresholds:
-            limits[row] = gate.thresholds[name]
-    return limits
