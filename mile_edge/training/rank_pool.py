@@ -227,9 +227,10 @@ def _all_tasks(past: Expert | None, expert: Expert, pairs: dict[str, Pair], kind
     if past is None:
         return made
     weight, bias, classes = list(past.classifier_weight), list(past.classifier_bias), list(past.classes)
+    known = {label.name: place for place, label in enumerate(classes)}
     for row, label in enumerate(expert.classes):
-        if label in classes:
-            place = classes.index(label)
+        if label.name in known:
+            place = known[label.name]
             weight[place], bias[place] = expert.classifier_weight[row], expert.classifier_bias[row]
         else:
             weight.append(expert.classifier_weight[row])
@@ -279,7 +280,8 @@ def _keep_known_classes(pool: ExpertPool, past: Expert | None, classes: tuple[Cl
     """Let only the classifier's rows of classes that ``past`` lacks learn."""
     if past is None:
         return
-    known = torch.tensor([label in past.classes for label in classes])
+    names = {label.name for label in past.classes}
+    known = torch.tensor([label.name in names for label in classes])
     for name in ("weight", "bias"):
         values = getattr(pool.classifier, name).detach().clone()
         parametrize.register_parametrization(pool.classifier, name, _Kept(known, values))
