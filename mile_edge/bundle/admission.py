@@ -97,7 +97,7 @@ def promoted(manifest: Manifest, expert: Expert) -> Manifest:
     if candidate is None:
         raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; add one with a shadow run first")
     entry = ExpertEntry(candidate.name, candidate.file, candidate.sha256)
-    _check_room(manifest, candidate.name, f"expert {candidate.name!r}", replaces=True)
+    _check_room(replace(manifest, candidate=None), candidate.name, f"expert {candidate.name!r}", replaces=True)
     return replace(manifest.with_expert(entry, expert.classes), candidate=None)
 
 
@@ -170,7 +170,8 @@ def _check_room(manifest: Manifest, name: str, where: str, replaces: bool) -> No
                 f"{where} is named {name!r} like one in the bundle; remove that one first, give another name, or ask "
                 "to replace it"
             )
-    elif len(names) > manifest.capacity:
+    # A candidate holds a row too, until it goes live or is withdrawn.
+    elif len(names) + (manifest.candidate is not None) > manifest.capacity:
         raise BundleError(
             f"bundle {manifest.name!r} is full with {manifest.capacity} experts; "
             "remove one or export it with more capacity"

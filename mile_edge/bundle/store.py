@@ -48,6 +48,8 @@ class Bundle:
     _experts: tuple[Expert, ...] = field(repr=False)
     candidate: Expert | None = field(default=None, repr=False)
     fusion_head: FusionHead | None = field(default=None, repr=False)
+    #: Name of the expert that was just added, live or in shadow.
+    newest: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -189,7 +191,7 @@ class Bundle:
                 manifest = admission.entered_in_shadow(now.manifest, arrival, shadow, downgrade=downgrade)
                 what = arrival.change("shadow", vars(shadow))
             commit.change(self.path, manifest, {arrival.entry.file: arrival.data}, what)
-        return now._with(manifest, arrival.expert, arrival.entry)
+        return replace(now._with(manifest, arrival.expert, arrival.entry), newest=arrival.entry.name)
 
     def promote(self, detail: Mapping[str, object] | None = None) -> Bundle:
         """Put the candidate live, in a new row or in that of the expert of its name; `detail` is for the journal.

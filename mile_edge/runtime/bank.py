@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, ExpertEntry, Manifest
+from mile_edge.bundle import Bundle, Expert, ExpertEntry, Manifest
 from mile_edge.errors import BundleError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.novelty_model import NoveltyModel
@@ -25,6 +25,7 @@ class GateState:
         whitening: (D, D) float32.
         bias: (E,) float32, 0 for rows that the gate may choose, so low that they never win for the others.
         novelty: tells how novel a frame is by its distances.
+        shadow: the same with the bundle's candidate live, for passes whose masks nobody gets; None without one.
     """
 
     manifest: Manifest
@@ -34,6 +35,7 @@ class GateState:
     whitening: np.ndarray
     bias: np.ndarray
     novelty: NoveltyModel
+    shadow: GateState | None = None
 
 
 class Bank:
@@ -52,7 +54,9 @@ class Bank:
         self.rows = np.zeros((manifest.capacity + 1, manifest.low_rank.row_length), dtype)
         # By name and content: a file that was replaced under the same name is another expert and takes another row.
         self._slots: dict[ExpertEntry, int] = {}
-        self.state = self._state(bundle, self._place(bundle, set(), lambda row: None))
+        # A candidate's class ids are settled only when it goes live: until then its row may have to be packed again.
+        self._ids: dict[ExpertEntry, tuple[int, ...]] = {}
+        self.state = self._states(bundle, self._place(bundle, set(), lambda row: None))
 
     def publish(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> None:
         """Bring rows and gate in line with the bundle; the result becomes :attr:`state`.
@@ -68,7 +72,7 @@ class Bank:
         if _network_of(bundle.manifest) != _network_of(self.state.manifest):
             raise BundleError(f"{bundle.path} was exported anew while it was open; open it again")
         drained()
-        in_use = set(self.state.rows.values())
+        in_use = _rows_of(self.state)
         if len(in_use | set(self._kept(bundle).values())) + len(self._new(bundle)) > len(self.rows):
             # Some rows are only free once the frames that still read them are done: let go of them first.
             kept = self._kept(bundle)
@@ -76,31 +80,44 @@ class Bank:
             drained()
             in_use = set(kept.values())
         slots = self._place(bundle, in_use, written)
-        self.state = self._state(bundle, slots)
+        self.state = self._states(bundle, slots)
 
     def _kept(self, bundle: Bundle) -> dict[ExpertEntry, int]:
-        return {entry: row for entry, row in self._slots.items() if entry in bundle.manifest.experts}
+        wanted = _wanted(bundle)
+        return {
+            entry: row for entry, row in self._slots.items() if entry in wanted and wanted[entry][1] == self._ids[entry]
+        }
 
     def _new(self, bundle: Bundle) -> list[ExpertEntry]:
-        return [entry for entry in bundle.manifest.experts if entry not in self._slots]
+        kept = self._kept(bundle)
+        return [entry for entry in _wanted(bundle) if entry not in kept]
 
     def _place(self, bundle: Bundle, in_use: set[int], written: Callable[[int], None]) -> dict[ExpertEntry, int]:
         """A row for every expert; new ones are written into rows outside ``in_use``."""
-        slots = self._kept(bundle)
-        experts = dict(zip(bundle.manifest.experts, bundle.experts(), strict=True))
+        slots, wanted = self._kept(bundle), _wanted(bundle)
         free = (row for row in range(len(self.rows)) if row not in in_use | set(slots.values()))
         for entry in self._new(bundle):
             row = next(free)
-            ids = bundle.manifest.class_ids(experts[entry].classes)
-            self.rows[row] = bundle.manifest.low_rank.pack(experts[entry], ids)
+            expert, ids = wanted[entry]
+            self.rows[row] = bundle.manifest.low_rank.pack(expert, ids)
             written(row)
-            slots[entry] = row
+            slots[entry], self._ids[entry] = row, ids
         return slots
 
     def _without(self, kept: Mapping[ExpertEntry, int]) -> GateState:
         """The present state with every row but the kept ones closed to the gate."""
         bias = gate_inputs.openings(list(kept.values()), self.state.manifest.gate, len(self.rows))
-        return replace(self.state, rows={entry.name: row for entry, row in kept.items()}, bias=bias)
+        return replace(self.state, rows={entry.name: row for entry, row in kept.items()}, bias=bias, shadow=None)
+
+    def _states(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:
+        state = self._state(bundle, {entry: slots[entry] for entry in bundle.manifest.experts})
+        view = bundle.as_if_live()
+        if view is not None:
+            shadow = self._state(view, {entry: slots[entry] for entry in view.manifest.experts})
+            state = replace(state, shadow=shadow)
+        self._slots = slots
+        self._ids = {entry: self._ids[entry] for entry in slots}
+        return state
 
     def _state(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:
         manifest, count = bundle.manifest, len(self.rows)
@@ -116,9 +133,24 @@ class Bank:
         whitening = gate_inputs.whitening(bundle.choices(), gate)
         for array in (prototypes, whitening, bias):
             array.flags.writeable = False
-        self._slots = slots
         novelty = NoveltyModel(bundle.choices(), rows, gate, prototypes, whitening)
         return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, novelty)
+
+
+def _rows_of(state: GateState) -> set[int]:
+    """Rows that a frame of this state, or a pass beside it, may read."""
+    return set(state.rows.values()) | (set() if state.shadow is None else _rows_of(state.shadow))
+
+
+def _wanted(bundle: Bundle) -> dict[ExpertEntry, tuple[Expert, tuple[int, ...]]]:
+    """Every expert that needs a row, the candidate among them, with its class ids."""
+    view = bundle.as_if_live()
+    experts: dict[ExpertEntry, tuple[Expert, tuple[int, ...]]] = {}
+    # A view only appends classes, so that the live experts' ids are the same in both.
+    for each in (bundle, *filter(None, [view])):
+        for entry, expert in zip(each.manifest.experts, each.experts(), strict=True):
+            experts[entry] = expert, each.manifest.class_ids(expert.classes)
+    return experts
 
 
 def _network_of(manifest: Manifest) -> tuple[object, ...]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from mile_edge_node.experts import add_from
 
-from mile_edge.bundle import Bundle, verify_bundle
+from mile_edge.bundle import Bundle, Trust, expert_bytes, read_expert, verify_bundle
+from mile_edge.bundle.signing import make_key, pack_expert, read_private_key, sign_expert
 from mile_edge.errors import MileError
 from mile_edge.runtime import Segmenter
 
@@ -67,3 +68,30 @@ def test_whatever_does_not_fit_is_refused_in_one_sentence_and_changes_nothing(
         assert "\n" not in str(refusal.value)
         assert segmenter.experts == before
     assert verify_bundle(tiny_bundle) == []
+
+
+def test_under_policy_signed_only_a_publisher_s_package_is_taken_by_either_way(
+    tiny_bundle: Path, spare: Path, tmp_path: Path
+) -> None:
+    make_key(tmp_path / "keys", "workshop")
+    signed = sign_expert(pack_expert(read_expert(spare), 1), read_private_key(tmp_path / "keys" / "workshop.key"))
+    data, plain = expert_bytes(signed), spare.read_bytes()
+    with Segmenter.open(tiny_bundle) as segmenter:
+        segmenter.trust = Trust("signed", tmp_path / "keys")
+        for given in ((str(spare), b"", ""), ("", plain, hashlib.sha256(plain).hexdigest())):
+            with pytest.raises(MileError, match="is not signed"):
+                add_from(segmenter, *given, "", MOST)
+        with pytest.raises(MileError, match="signed as 'fog' and not as"):
+            add_from(segmenter, "", data, hashlib.sha256(data).hexdigest(), "mist", MOST)
+        assert add_from(segmenter, "", data, hashlib.sha256(data).hexdigest(), "", MOST) == "fog"
+
+
+def test_a_file_that_came_with_a_hash_must_have_it_and_may_begin_in_shadow(tiny_bundle: Path, spare: Path) -> None:
+    digest = hashlib.sha256(spare.read_bytes()).hexdigest()
+    with Segmenter.open(tiny_bundle) as segmenter:
+        with pytest.raises(MileError, match="has SHA-256"):
+            add_from(segmenter, str(spare), b"", "0" * 64, "", MOST)
+        assert add_from(segmenter, str(spare), b"", digest, "", MOST, 300) == "fog"
+        assert "fog" not in segmenter.experts
+        assert segmenter.shadow is not None
+        assert segmenter.shadow.plan.frames == 300

@@ -63,8 +63,11 @@ class ExpertServices:
 
     def _add(self, session: Session, request: Any, response: Any) -> str:
         most = self._settings["max_expert_bytes"]
-        added = add_from(session.segmenter, request.path, request.data, request.sha256, request.name, most)
+        frames = self._settings["shadow_frames"]
+        added = add_from(session.segmenter, request.path, request.data, request.sha256, request.name, most, frames)
         self._announce(session)
+        if frames:
+            return f"expert {added!r} is in shadow for {frames} frames; none of its masks is published before"
         return f"expert {added!r} is added; the next frame may use it"
 
     def _remove(self, session: Session, request: Any, response: Any) -> str:

@@ -11,16 +11,25 @@ from mile_edge.errors import ExpertError
 from mile_edge.runtime import Segmenter
 
 
-def add_from(segmenter: Segmenter, path: str, data: bytes | array[int], sha256: str, name: str, max_bytes: int) -> str:
+def add_from(
+    segmenter: Segmenter,
+    path: str,
+    data: bytes | array[int],
+    sha256: str,
+    name: str,
+    max_bytes: int,
+    shadow_frames: int = 0,
+) -> str:
     """Add an expert file that lies on the robot or was sent whole; frames keep flowing.
 
     Args:
         segmenter: open.
         path: the file; empty where `data` is given.
         data: an expert file's bytes; the array is how a message holds them.
-        sha256: of `data`, in hexadecimal digits.
+        sha256: of `data`, in hexadecimal digits; of the file, where one is given with it.
         name: another name than the file's own, or empty.
         max_bytes: larger files are refused before they are read.
+        shadow_frames: compare it with the live choice on so many frames before it goes live; 0 for at once.
 
     Returns:
         the expert's name.
@@ -30,9 +39,10 @@ def add_from(segmenter: Segmenter, path: str, data: bytes | array[int], sha256: 
     """
     if bool(path) == bool(len(data)):
         raise ExpertError("give either the path of an expert file or its data with sha256, not both and not neither")
+    plan = shadow_frames or None
     if path:
         _check_size(_size(path), max_bytes, path)
-        return segmenter.add_expert(path, name or None)
+        return segmenter.add_expert(path, name or None, sha256=sha256, shadow=plan)
     view = memoryview(data).cast("B")
     _check_size(len(view), max_bytes, "the data sent")
     found = hashlib.sha256(view).hexdigest()
@@ -41,7 +51,7 @@ def add_from(segmenter: Segmenter, path: str, data: bytes | array[int], sha256: 
     with tempfile.TemporaryDirectory(prefix="mile_edge_") as folder:
         file = Path(folder) / "sent.safetensors"
         file.write_bytes(view)
-        return segmenter.add_expert(file, name or None)
+        return segmenter.add_expert(file, name or None, sha256=sha256, shadow=plan)
 
 
 def _size(path: str) -> int:

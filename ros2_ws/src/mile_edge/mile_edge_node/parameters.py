@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mile_edge.bundle.trust import POLICIES
 from mile_edge.data.sensors import KINDS
 from mile_edge.runtime.backends import BACKENDS
 from mile_edge_node.sensor import RELIABILITIES, TRANSPORTS
@@ -99,6 +100,22 @@ NODE = (
     ),
     Parameter("overlay_opacity", 0.5, "Opacity of the classes' colours over the frame.", 0.0, 1.0, dynamic=True),
     Parameter("stale_after", 2.0, "Seconds without a frame until diagnostics warn.", 0.05, 3600.0, dynamic=True),
+    # Not while configured: whoever may call a service may often set a parameter too, and must not lower the policy.
+    Parameter(
+        "expert_policy",
+        "hashed",
+        "What an expert file must show: a signature by one of expert_keys, a hash that rules out damage, or nothing.",
+        words=POLICIES,
+    ),
+    Parameter("expert_keys", "", "Folder of trusted publishers (NAME.pub, revoked); expert_policy signed needs it."),
+    Parameter(
+        "shadow_frames",
+        0,
+        "Frames that a new expert is compared on, one in ten, before its masks are published; 0 for at once.",
+        0,
+        1 << 30,
+        dynamic=True,
+    ),
     Parameter("max_expert_bytes", 64 << 20, "Largest expert file that add_expert takes.", 1, 64 << 20, dynamic=True),
     Parameter(
         "train_python", "", "Python interpreter with torch for train_expert; empty for the node's own.", dynamic=True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mile_edge_interfaces.msg import Status
@@ -11,6 +12,7 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
+from mile_edge.bundle.trust import Publishers, Trust
 from mile_edge.runtime import Segmenter
 from mile_edge_node.latest import LatestFrames
 from mile_edge_node.parameters import AUTO
@@ -40,6 +42,10 @@ class Session:
         self._node, self._settings, self._group = node, settings, group
         self._timer: Any = None
         self._worker: Worker | None = None
+        keys = settings["expert_keys"]
+        trust = Trust(settings["expert_policy"], Path(keys) if keys else None)
+        if trust.policy == "signed":
+            Publishers.read(keys)
         margin = settings["hysteresis"]
         self.segmenter = Segmenter.open(
             settings["bundle"],
@@ -48,6 +54,7 @@ class Session:
             backend=settings["backend"],
             engine=settings["engine"] or None,
         )
+        self.segmenter.trust = trust
         self._calibrated_margin = self.segmenter.manifest.gate.hysteresis
         self.pins: dict[str, str] = {}
         try:

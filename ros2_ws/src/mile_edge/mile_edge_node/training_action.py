@@ -14,7 +14,7 @@ from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
-from mile_edge.errors import MileError
+from mile_edge.errors import ExpertError, MileError
 from mile_edge_node.expert_services import fill_loaded
 from mile_edge_node.session import Session
 from mile_edge_node.settings import Settings
@@ -107,6 +107,10 @@ class TrainingAction:
             tell("training", progress)
             return handle.is_cancel_requested or self._stopping.is_set()
 
+        if session.segmenter.trust.policy == "signed":
+            raise ExpertError(
+                "expert_policy is signed and what is trained here has no publisher's signature; train in the workshop"
+            )
         tell("starting", TrainingProgress())
         check_interpreter(python)
         training = Training(line, python, folder)

@@ -1,0 +1,311 @@
+"""An expert in shadow: what would it have said on some frames whose masks are out, and would it have been asked?
+
+The graph is one and experts are its inputs, so a shadow pass is one more pass of the same graph with the candidate's
+row open and all others shut, and with the prototypes and the whitening that the gate would have if the candidate were
+live. Its distances tell whom the gate would have chosen, its mask how the candidate agrees with the live choice. The
+live frames keep their own inputs and do not change by a bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from mile_edge.bundle import Bundle, ShadowPlan
+from mile_edge.errors import MileError
+from mile_edge.runtime.bank import GateState
+from mile_edge.runtime.gate_inputs import NEVER
+
+# Latencies of the newest passes are kept, so that a long run does not grow.
+KEPT = 4096
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One live frame to be compared, in copies of its own.
+
+    frame: (1, h, w, 3) uint8 at the network's size; mask: (h, w) uint8, the live choice; bias: (E,) float32, the live
+    gate's.
+    """
+
+    frame: np.ndarray
+    mask: np.ndarray
+    bias: np.ndarray
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one shadow pass found: the candidate's mask (h, w) uint8, whether the gate would have picked it, its ms."""
+
+    mask: np.ndarray
+    picked: bool
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class ShadowReport:
+    """What is known of an expert in shadow.
+
+    Attributes:
+        name: the expert's.
+        plan: how long it runs and what it must show.
+        compared: frames compared so far.
+        picked: of these, frames that the gate would have given it.
+        agreement: share of pixels with the class of the live mask, over all frames compared; None before the first.
+        agreement_picked: the same over the frames it would have been given.
+        per_class: class to intersection over union of its pixels and the live masks', over all frames compared; only
+            classes that either has.
+        milliseconds: median and 95th percentile of a pass, "p50" and "p95".
+        skipped: frames that were to be compared while the comparison before was still running.
+        outcome: "running", "live", "withdrawn", or "left" when the run ended otherwise.
+        problem: why it could not go live yet, such as a full disk; empty where nothing is wrong.
+    """
+
+    name: str
+    plan: ShadowPlan
+    compared: int
+    picked: int
+    agreement: float | None
+    agreement_picked: float | None
+    per_class: Mapping[str, float]
+    milliseconds: Mapping[str, float]
+    skipped: int
+    outcome: str
+    problem: str
+
+    @property
+    def passes(self) -> bool:
+        """Whether it showed what its plan asks for."""
+        if self.compared and self.picked / self.compared > self.plan.max_picked:
+            return False
+        return self.agreement_picked is None or self.agreement_picked >= self.plan.min_agreement
+
+    def summary(self) -> dict[str, Any]:
+        """For the journal: plain JSON values, rounded."""
+        shares = {"agreement": self.agreement, "agreement_picked": self.agreement_picked}
+        return {
+            "compared": self.compared,
+            "picked": self.picked,
+            **{key: None if value is None else round(value, 4) for key, value in shares.items()},
+            "per_class": {name: round(value, 4) for name, value in self.per_class.items()},
+            "milliseconds": {rank: round(value, 2) for rank, value in self.milliseconds.items()},
+        }
+
+
+def pass_inputs(state: GateState, name: str, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """What a shadow pass reads, and by what its distances are judged.
+
+    Args:
+        state: of the live gate, with the candidate's beside it.
+        name: the candidate's.
+        bias: (E,) float32 of the live frame.
+
+    Returns:
+        (E,) float32 that shuts all rows but the candidate's; (E,) float32 of the gate had it been live; its row.
+    """
+    assert state.shadow is not None
+    row = state.shadow.rows[name]
+    forced = np.full_like(bias, NEVER)
+    forced[row] = 0
+    judged = bias.copy()
+    old = state.rows.get(name)
+    # A frame that was for certain experts only would not have been for a new one.
+    restricted = (bias[state.bias > NEVER / 2] <= NEVER / 2).any()
+    judged[row] = NEVER if restricted else 0
+    if old is not None:
+        # It would take the place of the one of its name, pinned or not.
+        judged[row], judged[old] = bias[old], NEVER
+    judged[state.shadow.bias <= NEVER / 2] = NEVER
+    return forced, judged, row
+
+
+class ShadowRun:
+    """Compares, counts, and settles when the plan's frames are done; on a thread of its own.
+
+    Args:
+        name: the candidate's.
+        plan: its plan.
+        classes: names of the classes, by id, as they are once it is live.
+        compare: runs one shadow pass; None when the candidate is gone.
+        settle: called with the report when the frames are done; makes the candidate live or withdraws it, says which.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plan: ShadowPlan,
+        classes: tuple[str, ...],
+        compare: Callable[[Sample], Comparison | None],
+        settle: Callable[[ShadowReport], str],
+    ) -> None:
+        self._name, self._plan, self._classes = name, plan, classes
+        self._compare, self._settle = compare, settle
+        self._wake = threading.Condition()
+        self._waiting: Sample | None = None
+        self._busy = False
+        self._outcome, self._problem = "running", ""
+        self._seen = self._skipped = self._compared = self._picked = 0
+        self._pairs = np.zeros((2, len(classes), len(classes)), np.int64)
+        self._milliseconds: deque[float] = deque(maxlen=KEPT)
+        self._thread = threading.Thread(target=self._run, name=f"mile_edge shadow {name}", daemon=True)
+        self._thread.start()
+
+    def offer(self, frames: np.ndarray, masks: np.ndarray, bias: np.ndarray) -> None:
+        """Take what is due of a batch: (B, h, w, 3) uint8, (B, h, w) uint8 and (B, E) float32; never waits long."""
+        for place in range(len(frames)):
+            with self._wake:
+                self._seen += 1
+                if self._seen % self._plan.every or self._outcome != "running":
+                    continue
+                if self._busy:
+                    self._skipped += 1
+                    continue
+                self._busy = True
+            sample = Sample(frames[place : place + 1].copy(), masks[place].copy(), bias[place].copy())
+            with self._wake:
+                self._waiting = sample
+                self._wake.notify_all()
+
+    def report(self) -> ShadowReport:
+        """What is known now."""
+        with self._wake:
+            everything = self._pairs.sum(axis=0)
+            times = list(self._milliseconds)
+            return ShadowReport(
+                self._name,
+                self._plan,
+                self._compared,
+                self._picked,
+                _agreement(everything),
+                _agreement(self._pairs[1]),
+                _per_class(everything, self._classes),
+                {f"p{rank}": float(np.percentile(times, rank)) for rank in (50, 95)} if times else {},
+                self._skipped,
+                self._outcome,
+                self._problem,
+            )
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Until nothing is being compared or settled; False when that took longer."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not self._busy or self._outcome != "running", seconds)
+
+    def end(self) -> None:
+        """Compare no more; a pass that is running is left to finish by itself."""
+        with self._wake:
+            if self._outcome == "running":
+                self._outcome = "left"
+            self._wake.notify_all()
+
+    def join(self) -> None:
+        """Wait for the thread, after `end`."""
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._waiting is not None or self._outcome != "running")
+                if self._outcome != "running":
+                    return
+                sample, self._waiting = self._waiting, None
+            try:
+                assert sample is not None
+                self._one(sample)
+            except MileError as error:
+                # A pass that failed, or a disk that refused: the live frames go on, and the next sample tries again.
+                with self._wake:
+                    self._problem = str(error)
+            finally:
+                with self._wake:
+                    self._busy = False
+                    self._wake.notify_all()
+
+    def _one(self, sample: Sample) -> None:
+        found = self._compare(sample)
+        if found is None:
+            return
+        count = len(self._classes)
+        if max(sample.mask.max(), found.mask.max()) >= count:
+            # A class that came meanwhile: this run is about to be begun anew.
+            return
+        pairs = np.bincount(
+            sample.mask.ravel().astype(np.int64) * count + found.mask.ravel(), minlength=count * count
+        ).reshape(count, count)
+        with self._wake:
+            self._pairs[int(found.picked)] += pairs
+            self._compared += 1
+            self._picked += found.picked
+            self._milliseconds.append(found.milliseconds)
+            done = self._compared >= self._plan.frames
+        if done:
+            outcome = self._settle(self.report())
+            with self._wake:
+                self._outcome, self._problem = outcome, ""
+
+
+class ShadowWatch:
+    """The run of whatever candidate a bundle has; the newest run's report stays readable after it.
+
+    Args:
+        compare: runs one shadow pass.
+        settle: makes a candidate live or withdraws it.
+    """
+
+    def __init__(
+        self, compare: Callable[[str, Sample], Comparison | None], settle: Callable[[ShadowReport], str]
+    ) -> None:
+        self._compare, self._settle = compare, settle
+        self._run: ShadowRun | None = None
+        self._of: tuple[object, ...] = ()
+
+    def follow(self, bundle: Bundle) -> None:
+        """Begin or end the run as the bundle has a candidate or none; the same one under the same classes goes on."""
+        view = bundle.as_if_live()
+        candidate = bundle.manifest.candidate
+        of = () if view is None else (candidate, view.manifest.classes)
+        if of == self._of:
+            return
+        if self._run is not None:
+            self._run.end()
+        self._of = of
+        if view is not None and candidate is not None:
+            classes = tuple(label.name for label in view.manifest.classes)
+            compare = partial(self._compare, candidate.name)
+            self._run = ShadowRun(candidate.name, candidate.plan, classes, compare, self._settle)
+
+    def offer(self, frames: Any, masks: Any, bias: np.ndarray) -> None:
+        """As `ShadowRun.offer`; frames and masks on a device are not taken."""
+        if self._of and self._run is not None and isinstance(frames, np.ndarray) and isinstance(masks, np.ndarray):
+            self._run.offer(frames, masks, bias)
+
+    def report(self) -> ShadowReport | None:
+        """Of the run going on, or of the last one; None before the first."""
+        return None if self._run is None else self._run.report()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """As `ShadowRun.wait`."""
+        return self._run is None or self._run.wait(seconds)
+
+    def close(self) -> None:
+        """End the run and wait for its thread."""
+        if self._run is not None:
+            self._run.end()
+            self._run.join()
+
+
+def _agreement(pairs: np.ndarray) -> float | None:
+    total = int(pairs.sum())
+    return float(np.trace(pairs)) / total if total else None
+
+
+def _per_class(pairs: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
+    hits = np.diagonal(pairs)
+    union = pairs.sum(axis=0) + pairs.sum(axis=1) - hits
+    return {name: float(hits[index] / union[index]) for index, name in enumerate(classes) if union[index]}
