@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from mile_edge.studies.networks import augmentation, own_expert, read_base, read
 from mile_edge.training.evaluate import predict
 from mile_edge.training.expert import ExpertTask, train_expert
 from mile_edge.training.fit import Schedule
+from mile_edge.training.rank_pool import Dac, Mora, RankPool
 from mile_edge.training.statistics import KEPT_FEATURES, gate_features
 
 EXPERT = "expert.safetensors"
@@ -36,13 +37,16 @@ _BATCH = 4
 
 
 def train_adapter(job: Job) -> None:
-    """Train one expert from the base, or go on with one that earlier tasks trained."""
+    """Train one expert from the base, or go on with one that earlier tasks trained, whole or as a pool of ranks."""
     params: Any = job.params
     data = read_frames(job.one("data"))
     past = read_expert(job.one("start") / EXPERT) if "start" in job.needs else None
-    if past is not None:
+    ranks = rank_pool_of(params.get("ranks"))
+    if past is not None and ranks is None:
         data = data.in_space(union(past.classes, data.classes))
-    pool = ExpertPool(read_base(job.one("base")), params["rank"], params["layers"])
+    # A pool of ranks keeps the head of what its past knows, so its first task has none: it learns the head.
+    start = past or (own_expert(job.one("base"), params["rank"]) if ranks is None else None)
+    pool = ExpertPool(read_base(job.one("base")), ranks.rank if ranks else params["rank"], params["layers"])
     task = ExpertTask(
         params["name"], (params["sensor"],), (params["domain"],), params["tap"], params["centres"], KEPT_FEATURES
     )
@@ -56,8 +60,10 @@ def train_adapter(job: Job) -> None:
         schedule=Schedule(**params["schedule"]),
         augmentation=augmentation(params["augmentation"]),
         checkpoint=job.checkpoint,
-        start=past or own_expert(job.one("base"), params["rank"]),
-        go_on=past is not None,
+        start=start,
+        go_on=past is not None and ranks is None,
+        ranks=ranks,
+        report=job.report,
     )
     result = {
         "seconds": round(done.seconds, 2),
@@ -69,6 +75,14 @@ def train_adapter(job: Job) -> None:
     expert = replace(expert, training={key: value for key, value in expert.training.items() if key != "data"})
     with written(job, result) as folder:
         write_expert(folder / EXPERT, expert)
+
+
+def rank_pool_of(settings: Mapping[str, Any] | None) -> RankPool | None:
+    """A method of ranks from plain JSON with its ``kind``."""
+    if settings is None:
+        return None
+    made: RankPool = {"dac": Dac, "mora": Mora}[settings["kind"]](**settings)
+    return made
 
 
 def pool_features(job: Job) -> None:
@@ -100,12 +114,14 @@ def score_network(job: Job) -> None:
 def score_bank(job: Job) -> None:
     """Masks of the one pass over a bank of experts, counted frame by frame.
 
-    With gate ``oracle`` every frame goes to the row ``right``; ``semla`` and ``uniform`` mix the whole bank.
+    With gate ``oracle`` every frame goes to the row ``right``; ``semla`` and ``uniform`` mix the whole bank, and the
+    only row of a bank with gate ``mora`` weighs its own ranks.
     """
     params: Any = job.params
     frames = read_frames(job.one("data"))
-    network, gate = bank_network(job.one("base"), params)
-    experts = bank_experts(job, network)
+    experts = bank_experts(job)
+    network, gate = bank_network(job.one("base"), params, experts[0].rank)
+    experts = [with_statistics(expert, network) for expert in experts]
     classes = union(*(expert.classes for expert in experts))
     inputs = bank_inputs(network, gate, experts, classes)
     if params["gate"] == "oracle":
@@ -123,24 +139,39 @@ def score_bank(job: Job) -> None:
     tally.write(job)
 
 
-def bank_experts(job: Job, network: OnePass) -> list[Expert]:
+def bank_experts(job: Job) -> list[Expert]:
     """The experts of a bank, or the base's own classifier where there are none."""
-    own = None if "expert" in job.needs else own_expert(job.one("base"), network.layout.rank)
-    if own is None:
-        return [read_expert(folder / EXPERT) for folder in job.needs["expert"]]
+    own = None if "expert" in job.needs else own_expert(job.one("base"), job.params["rank"])
+    return [own] if own is not None else [read_expert(folder / EXPERT) for folder in job.needs["expert"]]
+
+
+def with_statistics(expert: Expert, network: OnePass) -> Expert:
+    """The same expert, or the base's own with statistics of the length that the network's gate reads."""
+    if expert.adapter != "none":
+        return expert
     dim = tap_dimension(network)
-    return [replace(own, mean=np.zeros(dim, np.float32), scatter=np.eye(dim, dtype=np.float32))]
+    return replace(expert, mean=np.zeros(dim, np.float32), scatter=np.eye(dim, dtype=np.float32))
 
 
-def bank_network(base: Path, params: Any) -> tuple[OnePass, Gate]:
-    """The one pass and its gate, before any expert is in it."""
-    mixes = params["gate"] == "semla"
+def bank_network(base: Path, params: Any, rank: int) -> tuple[OnePass, Gate]:
+    """The one pass and its gate, before any expert is in it.
+
+    Args:
+        base: its cell.
+        rank: of the bank's rows.
+    """
     kind = "mahalanobis" if params["gate"] == "oracle" else params["gate"]
-    top_k, tau = (params["top_k"], params["tau"]) if mixes else (None, None)
-    pool = ExpertPool(read_base(base), params["rank"], params["layers"])
+    top_k, tau, delta = None, None, None
+    if kind == "semla":
+        top_k, tau = params["top_k"], params["tau"]
+    elif kind == "mora":
+        top_k, tau, delta = Mora.top_k, Mora.tau, Mora.delta
+    pool = ExpertPool(read_base(base), rank, params["layers"])
     size, classes, tap = tuple(params["size"]), params["max_classes"], params["tap"]
-    network = OnePass(pool, size, classes, kind, tap, top_k, tau).eval()
-    return network, Gate(kind, tap, 0, gate_inputs.prototypes_of(kind, 1), top_k=top_k, tau=tau)
+    network = OnePass(pool, size, classes, kind, tap, top_k, tau, delta).eval()
+    # The rows of a bank that is mixed; nothing is mixed where ranks are.
+    mixed = top_k if kind == "semla" else None
+    return network, Gate(kind, tap, 0, gate_inputs.prototypes_of(kind, 1), top_k=mixed, tau=tau)
 
 
 def bank_inputs(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ class Job:
     Attributes:
         needs: role to the folders of the cells that were needed, in order.
         folder: where the finished cell will lie.
+        check: to be called now and then; raises when the run is to end.
     """
 
     kind: str
@@ -63,11 +64,16 @@ class Job:
     needs: Mapping[str, tuple[Path, ...]]
     where: Mapping[str, str]
     folder: Path
+    check: Callable[[], object] = bool
 
     @property
     def checkpoint(self) -> Path:
         """Where a training keeps what it resumes from after a kill."""
         return self.folder.with_name(self.folder.name + ".checkpoint")
+
+    def report(self, _progress: object) -> None:
+        """What a training calls after every step: the run may be over."""
+        self.check()
 
     def one(self, role: str) -> Path:
         """The folder of the only cell in this role."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,12 @@ class Lab:
         """The one expert of a task, which all gates share."""
         return self.adapter((task,), seed)
 
-    def adapter(self, tasks: Sequence[Task], seed: int, kind: str = "adapter") -> Cell:
-        """One adapter after these tasks, each learned where the last one ended."""
+    def adapter(self, tasks: Sequence[Task], seed: int, ranks: Mapping[str, Any] | None = None) -> Cell:
+        """One adapter after these tasks, each learned where the last one ended.
+
+        Args:
+            ranks: settings of the method whose ranks are added task by task; without them the same pairs learn on.
+        """
         task, past = tasks[-1], tasks[:-1]
         params = {
             "title": f"{'>'.join(each.name for each in tasks)} seed {seed}",
@@ -76,9 +80,11 @@ class Lab:
             **self._training(self.recipe.expert, seed),
         }
         needs = [("base", self.base), ("data", task.train)]
+        if ranks is not None:
+            params |= {"ranks": dict(ranks), "title": f"{ranks['kind']} {params['title']}"}
         if past:
-            needs.append(("start", self.adapter(past, seed, kind)))
-        return Cell(kind, params, tuple(needs))
+            needs.append(("start", self.adapter(past, seed, ranks)))
+        return Cell("adapter", params, tuple(needs))
 
     def network(self, tasks: Sequence[Task], seed: int) -> Cell:
         """A whole network after these tasks, each learned where the last one ended."""

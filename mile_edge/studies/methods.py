@@ -1,7 +1,7 @@
 """The methods that a study compares: for each, which cells it needs and what they say. One table, ``METHODS``.
 
-A method that learns one adapter task after task, such as a pool of ranks, needs no more than an entry of
-:class:`OneAdapter` with its own kind of training cell in ``work.WORKS``.
+A method that learns one adapter task after task, such as a pool of ranks, is no more than an entry of
+:class:`OneAdapter`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -116,16 +116,25 @@ class WholeNetwork(Method):
         return Stored(total / len(results) - heads, heads, 0, total)
 
 
+@dataclass(frozen=True)
 class OneAdapter(Method):
-    """One adapter that learns task after task, whatever the number of tasks."""
+    """One adapter that learns task after task.
+
+    Attributes:
+        ranks: settings of a method of ranks, with its ``kind``; without them the same pairs learn on.
+    """
+
+    ranks: Mapping[str, Any] | None = None
 
     def training(self, lab: Lab, stream: Stream) -> Sequence[Cell]:
         """Its states."""
-        return [lab.adapter(stream.tasks[: last + 1], stream.seed) for last in range(len(stream.tasks))]
+        return [lab.adapter(stream.tasks[: last + 1], stream.seed, self.ranks) for last in range(len(stream.tasks))]
 
     def scoring(self, lab: Lab, stream: Stream, after: int, task: int) -> Sequence[Cell]:
         """The only row of a bank."""
-        return (lab.score_bank([self.training(lab, stream)[after]], stream.tasks[task]),)
+        weighs_itself = self.ranks is not None and self.ranks["kind"] == "mora"
+        gate = "mora" if weighs_itself else "oracle"
+        return (lab.score_bank([self.training(lab, stream)[after]], stream.tasks[task], gate),)
 
     def stored(self, lab: Lab, stream: Stream, store: Store) -> Stored:
         """The base and one adapter; a further task adds what the last one did."""
@@ -225,6 +234,9 @@ _ALL: tuple[Method, ...] = (
     WholeNetwork("joint", "full fine-tuning on all tasks at once"),
     WholeNetwork("sequential-full", "full fine-tuning, one task after the other"),
     OneAdapter("sequential-lora", "one adapter, one task after the other", "mahalanobis"),
+    OneAdapter("dac", "one adapter, most active ranks of each task merged", "dac", {"kind": "dac", "router": "random"}),
+    OneAdapter("dac-trained", "the same, its router trained", "dac", {"kind": "dac", "router": "trained"}),
+    OneAdapter("mora", "one adapter, ranks of all tasks weigh themselves", "mora", {"kind": "mora"}),
     Experts("mile-oracle", "one expert each, the right one named", "mahalanobis"),
     Experts("mile-mahalanobis", "one expert each, nearest mean under one covariance", "mahalanobis"),
     Experts("mile-kmeans", "one expert each, nearest of several centres", "mahalanobis"),

@@ -131,6 +131,7 @@ def train_whole(job: Job) -> None:
         augmentation=augmentation(params["augmentation"]),
         checkpoint=job.checkpoint,
         train_statistics=True,
+        report=job.report,
     )
     result = {
         "classes": _plain(classes),

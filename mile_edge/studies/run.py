@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mile_edge.errors import MileError
@@ -78,7 +78,7 @@ class Helper:
             if not mine or self.store.has_key(errand.key):
                 return False
             try:
-                works[errand.job.kind](errand.job)
+                works[errand.job.kind](replace(errand.job, check=context.check))
             except MileError as error:
                 raise MileError(f"{errand.title}: {error}") from None
         context.tell(errand.title)
