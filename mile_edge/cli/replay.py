@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
+from mile_edge.errors import RecipeError
 from mile_edge.replay import ReplayOptions, replay
 
 _EPILOG = f"""\
@@ -27,6 +28,7 @@ examples:
   mile-edge replay bundles/reference drive.mcap --out out/drive --limit 500
   mile-edge replay bundles/reference drive.bag --topic /lepton/image=thermal --topic /rear/image_raw={OFF}
   mile-edge replay bundles/reference camvid_bag --class-map camvid_to_world.yaml
+  mile-edge replay bundles/reference drive.mcap --fuse --tolerance 20
   mile-edge replay bundles/reference drive.mcap --sensor-profile my_lepton.yaml
 
 A bag is a rosbag2 folder (MCAP or sqlite3), one of its files, or a ROS 1 .bag; damaged ones are read as far as they go,
@@ -86,6 +88,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "bundle's; may be given several times",
     )
     parser.add_argument("--class-map", type=Path, metavar="FILE", help="YAML: class of the bag to class of the bundle")
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="segment frames of one moment together and fuse them into one more mask; all must see the same view",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=50.0,
+        metavar="MS",
+        help="how far stamps of one moment may lie apart, in milliseconds (default 50)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="stop after N frames")
     parser.add_argument(
         "--backend",
@@ -112,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
         threads=args.threads,
         backend=args.backend,
         profiles=tuple(map(load_profile, args.sensor_profile)),
+        fuse=args.fuse,
+        tolerance_ns=_nanoseconds(args.tolerance),
     )
     console = Console(stderr=True)
     with _interruptible() as interrupted, _progress(console) as advance:
@@ -127,6 +143,13 @@ def run(args: argparse.Namespace) -> int:
         console.print(f"[yellow]Interrupted[/]: the report covers the {frames} frames replayed so far.")
         return 130
     return 0 if report["frames"] else 1
+
+
+def _nanoseconds(milliseconds: float) -> int:
+    # NaN is within no bounds.
+    if not 0 <= milliseconds <= 60_000:
+        raise RecipeError(f"--tolerance is {milliseconds:g} ms; give 0 to 60000")
+    return round(milliseconds * 1e6)
 
 
 def _topic_kind(text: str) -> tuple[str, str]:
@@ -187,6 +210,11 @@ def _summarise(console: Console, report: Mapping[str, Any]) -> None:
     table.add_row("mean IoU", _or_why(report["miou"], report["miou_reason"], f"{report['miou']}"))
     for domain, value in report["miou_by_domain"].items():
         table.add_row(f"  {escape(domain)}", f"{value}")
+    if "fused" in report:
+        found = report["fused"]
+        single = [sensor["miou"] for sensor in found["sensors"].values() if sensor["miou"] is not None]
+        told = f"{found['miou']} (best single sensor {max(single)})" if single else "not measured: no labels"
+        table.add_row("fused", f"{found['moments']} moments, {found['complete']} with all sensors; mean IoU {told}")
     for reason, times in report["skipped"].items():
         table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
     console.print(table)

@@ -26,7 +26,7 @@ _EXAMPLES = """examples:
   mile-edge evaluate bundles/reference --fuse data/other-moments/*
 
 A folder holds one data set per sensor (camera/, depth/, thermal/), frames of one moment under one file name. Base and
-experts stay as they are: their features are computed once, and only the head learns, with sensors left out at random."""
+experts stay as they are: their features are computed once, and only the head learns, sensors left out at random."""
 
 
 def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -38,7 +38,7 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     form.add_argument("bundle", type=Path, help="the bundle it is for")
-    form.add_argument("data", nargs="+", type=Path, help="folders with one aligned, labelled data set per sensor")
+    form.add_argument("data", nargs="+", type=Path, help="folders with one aligned data set per sensor")
     form.add_argument(
         "--out", type=Path, default=Path("fusion.safetensors"), help="file to write (default %(default)s)"
     )

@@ -72,6 +72,7 @@ def build_report(tally: Tally, about: Circumstances) -> dict[str, Any]:
         },
         "iou": _iou(tally, overall),
         "iou_by_domain": {domain: _iou(tally, tally.scores.of(domain=domain)) for domain in tally.scores.domains},
+        **({} if tally.fused is None else {"fused": tally.fused.report()}),
         "labelled_frames": sum(topic.labelled for topic in tally.topics.values()),
         "novel": _share(sum(topic.novel for topic in tally.topics.values()), tally.frames),
         "skipped": dict(sorted(about.skipped.items())),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,16 +20,19 @@ from mile_edge.bundle import Bundle
 from mile_edge.data.bag_frames import BagFrame, BagFrames
 from mile_edge.data.bags import Bag
 from mile_edge.data.class_map import identity_map, read_class_map
+from mile_edge.data.grouping import moments, stamp_of
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.data.topics import TopicPlan, plan_topics
-from mile_edge.errors import BagError, RecipeError
+from mile_edge.errors import BagError, FusionError, RecipeError
 from mile_edge.replay.ahead import Ahead
+from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.outputs import aside, publish, publish_text
 from mile_edge.replay.page import render_page
 from mile_edge.replay.predictions import PredictionWriter
 from mile_edge.replay.report import Circumstances, build_report
-from mile_edge.replay.tally import Tally
-from mile_edge.runtime import Segmenter
+from mile_edge.replay.tally import NO_DOMAIN, Tally
+from mile_edge.runtime import Segmenter, SensorFrame
+from mile_edge.runtime.fusion import TOLERANCE_NS
 
 Progress = Callable[[int, "int | None"], None]
 REPORT, PAGE, PREDICTIONS = "report.json", "report.html", "predictions.mcap"
@@ -50,6 +53,8 @@ class ReplayOptions:
         threads: of the network; as many as the process may use where None.
         backend: "onnx", "tensorrt" or "tensorrt-rtx", which need an engine.
         profiles: sensor profiles that take the place of the bundle's own of their kind.
+        fuse: segment frames of one moment together and fuse them.
+        tolerance_ns: how far stamps of one moment may lie apart, nanoseconds.
     """
 
     out: Path = Path("out/replay")
@@ -62,6 +67,8 @@ class ReplayOptions:
     threads: int | None = None
     backend: str = "onnx"
     profiles: tuple[SensorProfile, ...] = ()
+    fuse: bool = False
+    tolerance_ns: int = TOLERANCE_NS
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,7 @@ def replay(
     Raises:
         BundleError, BagError: one of them cannot be used.
         DataError: the class map does not fit.
+        FusionError: fusion was asked for and the bundle has none.
         RecipeError: an option cannot work, or the outputs cannot be written.
     """
     options = options or ReplayOptions()
@@ -99,7 +107,11 @@ def replay(
         raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
     if options.threads is not None and options.threads < 1:
         raise RecipeError(f"A network on {options.threads} threads cannot run; give 1 or more.")
+    if options.tolerance_ns < 0:
+        raise RecipeError(f"A tolerance of {options.tolerance_ns / 1e6:g} ms pairs nothing; give 0 or more.")
     loaded = Bundle.open(bundle)
+    if options.fuse and loaded.manifest.fusion is None:
+        raise FusionError(f"bundle {bundle} has no graph that fuses; mile-edge train fusion --add gives it one")
     names = [label.name for label in loaded.manifest.classes]
     class_map = read_class_map(options.class_map, names) if options.class_map else identity_map(len(names))
     with ExitStack() as stack:
@@ -110,7 +122,9 @@ def replay(
         folder = stack.enter_context(aside(options.out))
         segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads, backend=options.backend))
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
-        run = _Run(segmenter, Tally(loaded.manifest, loaded.choices()), progress, stop or (lambda: False))
+        tally = Tally(loaded.manifest, loaded.choices())
+        tally.fused = FusedTally(tally.classes, sorted(plan.images)) if options.fuse else None
+        run = _Run(segmenter, tally, progress, stop or (lambda: False))
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
             report = build_report(run.tally, _about(loaded, opened, plan, frames, run))
@@ -136,11 +150,16 @@ class _Run:
             writer = None
             if options.predictions:
                 target = folder / Path(PREDICTIONS).stem
-                writer = stack.enter_context(PredictionWriter(target, plan.images, self._segmenter.classes))
-            ahead = stack.enter_context(Ahead(islice(frames, options.limit)))
+                topics = [*plan.images, *([FUSED] if options.fuse else [])]
+                writer = stack.enter_context(PredictionWriter(target, topics, self._segmenter.classes))
+            tolerance = options.tolerance_ns if options.fuse else None
+            ahead = stack.enter_context(Ahead(_moments(islice(frames, options.limit), plan, tolerance)))
             started = time.perf_counter()
-            for frame in ahead.until(self._stop):
-                self._one(frame, writer)
+            for moment in ahead.until(self._stop):
+                if tolerance is None:
+                    self._one(moment[0], writer)
+                else:
+                    self._together(moment, tolerance, writer)
                 self.seconds = time.perf_counter() - started
                 if self._progress is not None:
                     self._progress(self.tally.frames, total)
@@ -149,11 +168,41 @@ class _Run:
             elif self.tally.frames == options.limit:
                 self.stopped = "limit"
 
+    def _together(self, moment: list[BagFrame], tolerance_ns: int, writer: PredictionWriter | None) -> None:
+        given = {frame.topic: SensorFrame(frame.frame, stamp_of(frame), frame.kind) for frame in moment}
+        fused = self.tally.fused
+        assert fused is not None
+        try:
+            result = self._segmenter.fuse(given, tolerance_ns=tolerance_ns)
+        except FusionError:
+            # All of them dead: each has its own mask, as it would without fusion, and there is nothing else to say.
+            result = None
+        for frame in moment:
+            if result is None or frame.topic not in result.sensors:
+                self._one(frame, writer)
+                continue
+            answer = result.sensors[frame.topic]
+            self.tally.add(frame, answer)
+            if writer is not None:
+                writer.write(frame, answer.mask[0], answer.expert[0])
+        if result is not None:
+            shown = fused.add(moment, result, moment[0].domain or NO_DOMAIN)
+            if writer is not None:
+                told = ", ".join(f"{stream} {share:.3f}" for stream, share in result.weights.items())
+                writer.write(shown, result.mask, told)
+
     def _one(self, frame: BagFrame, writer: PredictionWriter | None) -> None:
         result = self._segmenter(frame.frame, sensor=frame.kind, stream=frame.topic)
         self.tally.add(frame, result)
         if writer is not None:
             writer.write(frame, result.mask[0], result.expert[0])
+
+
+def _moments(frames: Iterable[BagFrame], plan: TopicPlan, tolerance_ns: int | None) -> Iterator[list[BagFrame]]:
+    """Frames of one moment together, or each alone where nothing is fused."""
+    if tolerance_ns is None:
+        return ([frame] for frame in frames)
+    return moments(frames, plan.images, tolerance_ns)
 
 
 def _profiles(bundle: Bundle, given: tuple[SensorProfile, ...]) -> dict[str, SensorProfile]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from mile_edge.bundle import ClassLabel, Expert, Manifest
 from mile_edge.data.bag_frames import BagFrame
 from mile_edge.replay.film import Film, Shot, palette, thumbnails
+from mile_edge.replay.fused import FusedTally
 from mile_edge.replay.gate import GateScores, right_expert
 from mile_edge.replay.latency import Latency
 from mile_edge.replay.scores import LabelScores
@@ -60,6 +61,7 @@ class Tally:
         self.timelines: dict[str, Timeline] = {}
         self.film = Film()
         self.frames = 0
+        self.fused: FusedTally | None = None
         self._colors = palette([label.color for label in self.classes])
         self._domains: set[str] = set()
 

@@ -48,6 +48,7 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
             "that occur in the labels.",
             sections.iou(report),
         ),
+        *_fused(report, tally, colors, start),
         (
             "gate",
             "Gate",
@@ -72,6 +73,19 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
     title = Path(report["bag"]["path"]).name
     name = f"{title} through {report['bundle']['name']}"
     return sheet(name, _header(report, title), parts, _footer(report))
+
+
+def _fused(
+    report: Mapping[str, Any], tally: Tally, colors: Mapping[str, str], start: int
+) -> list[tuple[str, str, str, str]]:
+    if tally.fused is None:
+        return []
+    told = (
+        "One mask of all live sensors, from the same pass as their own masks, which are scored beside it on the "
+        "same moments. The share is the part of the fused mask that a sensor has on average."
+    )
+    content = sections.fused(report["fused"]) + pictures.fused(tally.fused, colors, start)
+    return [("fused", "Sensors fused", told, content)]
 
 
 def _header(report: Mapping[str, Any], title: str) -> str:

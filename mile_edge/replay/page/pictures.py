@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mile_edge.replay.film import Shot
+from mile_edge.replay.fused import FusedTally
 from mile_edge.replay.page.markup import chip, count, esc, percent, picture, topic_name
 from mile_edge.replay.tally import Tally
 
@@ -23,6 +24,14 @@ def strips(tally: Tally, colors: Mapping[str, str], start: int) -> str:
         told = f"{tally.topics[topic].kind}, {count(tally.topics[topic].frames)} frames"
         parts.append(f"<details open><summary>{topic_name(topic)}<span>{esc(told)}</span></summary>{inner}</details>")
     return "".join(parts) or '<p class="soft">No frame was replayed.</p>'
+
+
+def fused(tally: FusedTally, colors: Mapping[str, str], start: int) -> str:
+    """Strips of fused masks, one per domain."""
+    return "".join(
+        f"<h3>{esc(domain if domain is not None else 'no true domain')}</h3>{film(shots, colors, start)}"
+        for (_, domain), shots in tally.film.strips().items()
+    )
 
 
 def film(shots: list[Shot], colors: Mapping[str, str], start: int, named: bool = False) -> str:

@@ -106,6 +106,21 @@ def iou(report: Mapping[str, Any]) -> str:
     return filled.replace("</tbody>", f'<tr class="sum">{last}</tr></tbody>')
 
 
+def fused(found: Mapping[str, Any]) -> str:
+    """IoU of the fused mask beside each sensor's own, by domain, and who took part how often."""
+    domains = list(found["miou_by_domain"])
+    head = [("mask", ""), ("moments", "num"), ("share", "num"), ("mIoU", ""), *((esc(name), "") for name in domains)]
+    head.append(("absent", ""))
+    rows = []
+    own = [(topic_name(name), sensor) for name, sensor in found["sensors"].items()]
+    for name, row in [("<b>fused</b>", {**found, "weight": 1.0, "absent": {}}), *own]:
+        absent = ", ".join(f"{esc(reason)} ({count(times)})" for reason, times in row["absent"].items())
+        cells = [(name, "wrap"), (count(row["moments"]), "num"), (number(row["weight"]), "num"), (bar(row["miou"]), "")]
+        cells += [(bar(row["miou_by_domain"].get(domain)), "") for domain in domains]
+        rows.append([*cells, (absent, "wrap soft")])
+    return table(head, rows)
+
+
 def gate(report: Mapping[str, Any], colors: Mapping[str, str]) -> str:
     """The gate's confusion matrix as a heat map."""
     found = report["gate"]
