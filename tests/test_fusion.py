@@ -175,6 +175,9 @@ def test_a_head_trained_again_is_used_at_once_and_no_graph_is_built(fusing_bundl
         assert not same(before, after)
         assert segmenter.bundle.fused_path == graph
         plain = segmenter(moment()["camera"].frame)
+        segmenter.rollback()
+        assert same(segmenter.fuse(moment()), before)
+        segmenter.set_fusion_head(tmp_path / "new.safetensors")
     assert np.array_equal(plain.mask, before.sensors["camera"].mask)
     with Segmenter.open(tmp_path / "bundle", threads=1, hysteresis=0) as segmenter:
         assert same(segmenter.fuse(moment()), after)

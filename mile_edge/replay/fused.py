@@ -15,7 +15,8 @@ from mile_edge.replay.film import Film, Shot, palette, thumbnails
 from mile_edge.replay.scores import LabelScores, mean_iou
 from mile_edge.runtime import Fused
 
-FUSED = "/fused"
+# Its outputs lie under /fused, as those of /camera/image_raw lie under /camera.
+FUSED = "/fused/image"
 NOT_THERE = "no frame within the tolerance"
 
 

@@ -50,8 +50,15 @@ class SensorFusion(ABC):
     ) -> Segmentation: ...
 
     def _open_fusion(self, bundle: Bundle) -> None:
-        self._fusion = bundle.fusion_vector()
+        self._fused_graph = None if bundle.manifest.fusion is None else bundle.manifest.fusion.network
         self._watch = Watch()
+        self._follow_fusion(bundle)
+
+    def _follow_fusion(self, bundle: Bundle) -> None:
+        """Use the head of another state of the bundle, as long as it is for the graph that was opened."""
+        info = bundle.manifest.fusion
+        same = info is not None and info.network == self._fused_graph
+        self._fusion = bundle.fusion_vector() if same else None
 
     def fuse(
         self,
@@ -144,7 +151,8 @@ class SensorFusion(ABC):
     def _vector(self) -> np.ndarray:
         if self._fusion is None:
             raise FusionError(
-                f"bundle {self.manifest.name!r} has no graph that fuses; mile-edge train fusion --add gives it one"
+                f"bundle {self.manifest.name!r} has no graph that fuses, or had none when it was opened; "
+                "mile-edge train fusion --add gives it one"
             )
         return self._fusion
 
@@ -157,4 +165,4 @@ class SensorFusion(ABC):
         """
         with self._change:
             self._bundle = set_fusion_head(self._bundle, path)
-            self._fusion = self._bundle.fusion_vector()
+            self._follow_fusion(self._bundle)

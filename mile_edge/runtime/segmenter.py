@@ -394,6 +394,7 @@ class Segmenter(SensorFusion):
     def _publish(self, bundle: Bundle) -> None:
         self._bank.publish(bundle, self._drained, self._backend.write_row)
         self._bundle = bundle
+        self._follow_fusion(bundle)
         self._shadow.follow(bundle)
 
     def _shadow_pass(self, name: str, sample: Sample) -> Comparison | None:
