@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     """Export, then compare with torch where frames were given."""
     from mile_edge.data.folder import FolderDataset
     from mile_edge.export.agreement import compare
+    from mile_edge.export.fusion import give_fusion
     from mile_edge.export.recipe import load_recipe
 
     recipe = load_recipe(args.recipe)
@@ -74,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     bundle, base = _of_bundle(args, recipe) if is_bundle else _of_base(args, recipe)
     for file in args.experts:
         bundle = bundle.add(file)
+    if recipe.fusion is not None:
+        # An fp32 graph holds the exact weights, also of a random base, which would come out otherwise a second time.
+        bundle = give_fusion(bundle, recipe.fusion, base=None if recipe.precision == "fp32" else base())
     account: dict[str, object] = {
         "bundle": str(args.out),
         "network": f"{recipe.base} {recipe.size[0]}x{recipe.size[1]} {recipe.precision}",

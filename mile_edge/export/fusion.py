@@ -29,7 +29,8 @@ def fused_network(bundle: Bundle, kind: str, width: int = WIDTH, base: Base | No
     manifest = bundle.manifest
     gate, size = manifest.gate, (manifest.network.height, manifest.network.width)
     pool = pool_of(bundle, base_of(bundle) if base is None else base)
-    network = OnePass(pool, size, manifest.low_rank.max_classes, gate.kind, gate.tap, gate.top_k, gate.tau)
+    classes = manifest.low_rank.max_classes
+    network = OnePass(pool, size, classes, gate.kind, gate.tap, gate.top_k, gate.tau, gate.delta)
     return FusedPass(network, kind, width).eval()
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mile_edge.bundle.fusion import FUSIONS
 from mile_edge.bundle.gate import MAX_ATTRIBUTES, SUCCESSIVE_KINDS
 from mile_edge.bundle.manifest import TAPS
 from mile_edge.errors import RecipeError
@@ -47,6 +48,7 @@ class ExportRecipe:
         attributes: names of an ``attribute`` gate's pool; those that the experts bring along where there are none.
         attribute_vectors: ``.npy`` file with one vector for each of them, from any text encoder; relative to the
             recipe. Without it no attribute is like another.
+        fusion: uniform, routed, both or both-aux for a second graph that fuses several sensors; none where missing.
     """
 
     name: str
@@ -67,6 +69,7 @@ class ExportRecipe:
     tau: float | None = None
     attributes: tuple[str, ...] = ()
     attribute_vectors: str | None = None
+    fusion: str | None = None
     delta: float | None = None
 
 
@@ -126,6 +129,7 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
             recipe.attribute_vectors is None or bool(recipe.attributes and isinstance(recipe.attribute_vectors, str)),
             "a .npy file, and `attributes` to go with it",
         ),
+        ("fusion", recipe.fusion is None or recipe.fusion in FUSIONS, f"one of {', '.join(FUSIONS)}, or nothing"),
         ("layers", recipe.layers is None or isinstance(recipe.layers, str), "a regular expression"),
     ]
     for key, good, expected in rules:

@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +121,8 @@ def write_drives(
         for number in range(total):
             world, step = worlds[number // frames_per_seed], number % frames_per_seed
             moment = world.frame(step * FRAME_GAP, domains[number % len(domains)])
-            for sensor, image in zip(SENSORS, (moment.rgb, moment.depth, moment.thermal), strict=True):
+            images: tuple[NDArray[Any], ...] = (moment.rgb, moment.depth, moment.thermal)
+            for sensor, image in zip(SENSORS, images, strict=True):
                 _save(aside / sensor, f"{number:06d}", image, moment.label)
             if progress is not None:
                 progress(number + 1, total)
