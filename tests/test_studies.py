@@ -25,7 +25,7 @@ from mile_edge.studies.lab import Lab
 from mile_edge.studies.methods import METHODS
 from mile_edge.studies.page import render_page
 from mile_edge.studies.recipe import load_study
-from mile_edge.studies.report import build_report, study_cells
+from mile_edge.studies.report import build_report, chosen_cells, study_cells
 from mile_edge.studies.run import run_cells
 
 REPOSITORY = Path(__file__).parents[1]
@@ -65,6 +65,7 @@ def studied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Lab, Store, dict]
     store = Store(folder / "cells")
     store.folder.mkdir()
     run_cells(study_cells(lab), store, workers=1)
+    run_cells(chosen_cells(lab, store), store, workers=1)
     return lab, store, build_report(lab, store)
 
 
@@ -115,8 +116,9 @@ def test_an_expert_is_trained_once_for_all_gates_and_orders(tmp_path: Path) -> N
     lab = lab_of(tmp_path)
     cells = closure(study_cells(lab)).values()
     adapters = [cell for cell in cells if cell.kind == "adapter"]
-    # One for each task, and in each of two orders one that has learned both.
-    assert len(adapters) == 4
+    # One for each task, and in each of two orders one that has learned both; the same of three pools of ranks.
+    assert len([cell for cell in adapters if "ranks" not in cell.params]) == 4
+    assert len(adapters) == 4 + 3 * 4
     # A network for each task, one for both at once, and in each order one that has learned both.
     assert len([cell for cell in cells if cell.kind == "network"]) == 5
     assert [cell.kind for cell in cells].count("render") == 4

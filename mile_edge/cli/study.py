@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.studies.lab import Lab
     from mile_edge.studies.page import render_page
     from mile_edge.studies.recipe import load_study
-    from mile_edge.studies.report import build_report, latency_cell, study_cells
+    from mile_edge.studies.report import build_report, chosen_cells, latency_cell, study_cells
     from mile_edge.studies.run import run_cells
 
     if args.workers is not None and args.workers < 1:
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     workers = args.workers or len(os.sched_getaffinity(0))
     with _progress() as report:
         run_cells(cells, store, workers=workers, cluster=args.cluster, report=report)
+        run_cells(chosen_cells(lab, store), store, workers=workers, cluster=args.cluster, report=report)
         # Alone: times of a machine that trains beside them would say little.
         run_cells(timed, store, workers=1, cluster=args.cluster, report=report)
     account = build_report(lab, store)

@@ -148,8 +148,8 @@ class Experts(Method):
     """One expert for each task; what differs is who is asked.
 
     Mixtures (``semla``, ``uniform``) and the oracle run over the growing bank itself. Gates that choose one expert are
-    decided on the frames' features, and take that expert's masks: the pass gives the same, bit by bit, whoever else is
-    in the bank, which is what the oracle's cells are compared for.
+    decided on the frames' features, and only experts that are chosen for a frame of a task are scored on it: the pass
+    gives the same masks, bit by bit, whoever else is in the bank, which is what the oracle's cells are compared for.
     """
 
     @property
@@ -162,7 +162,7 @@ class Experts(Method):
         return [lab.expert(task, stream.seed) for task in stream.tasks]
 
     def scoring(self, lab: Lab, stream: Stream, after: int, task: int) -> Sequence[Cell]:
-        """The bank of that moment, or every single expert so far and the frames' features."""
+        """The bank of that moment, or the frames' features and the experts that are chosen by them."""
         return self.over(lab, self.training(lab, stream)[: after + 1], stream, task, task)
 
     def over(self, lab: Lab, experts: Sequence[Cell], stream: Stream, task: int, right: int | None) -> Sequence[Cell]:
@@ -174,7 +174,17 @@ class Experts(Method):
         if self.gate in {"semla", "uniform"}:
             ordered = sorted(experts, key=lambda cell: str(cell.params["name"]))
             return (lab.score_bank(ordered, shown, self.gate),)
-        return (*(lab.score_bank([expert], shown) for expert in experts), lab.features(shown))
+        return (lab.features(shown), *experts)
+
+    def second(
+        self, lab: Lab, experts: Sequence[Cell], stream: Stream, store: Store, task: int
+    ) -> Mapping[int, Cell] | None:
+        """Who is scored once it is known who is chosen: place to cell; nothing where :meth:`over` was all."""
+        if self.gate in {"oracle", "semla", "uniform"}:
+            return None
+        shown = stream.tasks[task]
+        chosen = self._choose(lab, experts, store, lab.features(shown), stream.seed)
+        return {int(place): lab.score_bank([experts[place]], shown) for place in np.unique(chosen)}
 
     def counts(self, lab: Lab, stream: Stream, store: Store, after: int, task: int) -> np.ndarray | None:
         """See :class:`Method`."""
@@ -184,12 +194,12 @@ class Experts(Method):
         self, lab: Lab, experts: Sequence[Cell], stream: Stream, store: Store, task: int, right: int | None
     ) -> np.ndarray:
         """Confusions under any bank of experts."""
-        cells = self.over(lab, experts, stream, task, right)
-        if len(cells) == 1:
-            return read_counts(store.path(cells[0]))
-        each = np.stack([read_counts(store.path(cell)) for cell in cells[:-1]])
-        chosen = self._choose(lab, experts, store, cells[-1], stream.seed)
-        return each[chosen, np.arange(each.shape[1])]
+        cells = self.second(lab, experts, stream, store, task)
+        if cells is None:
+            return read_counts(store.path(self.over(lab, experts, stream, task, right)[0]))
+        chosen = self._choose(lab, experts, store, lab.features(stream.tasks[task]), stream.seed)
+        each = {place: read_counts(store.path(cell)) for place, cell in cells.items()}
+        return np.stack([each[int(place)][frame] for frame, place in enumerate(chosen)])
 
     def chosen(self, lab: Lab, stream: Stream, store: Store, after: int, task: int) -> Sequence[int] | None:
         """See :class:`Method`; a mixture's nearest expert."""

@@ -17,13 +17,13 @@ from mile_edge.studies import metrics
 from mile_edge.studies.cells import Cell, Store
 from mile_edge.studies.lab import Lab, Stream
 from mile_edge.studies.methods import METHODS, Experts, Method
-from mile_edge.studies.unseen import unseen_cells, unseen_report
+from mile_edge.studies.unseen import unseen_cells, unseen_chosen, unseen_report
 
 SCHEMA = 1
 
 
 def study_cells(lab: Lab) -> list[Cell]:
-    """Every cell that the report reads, apart from the times of a frame."""
+    """The cells that the report reads, apart from the times of a frame and from what depends on whom gates choose."""
     cells: list[Cell] = []
     for stream in lab.streams():
         for method in _methods(lab):
@@ -35,6 +35,21 @@ def study_cells(lab: Lab) -> list[Cell]:
                 cells += [lab.features(task) for task in stream.tasks]
     if lab.recipe.leave_one_out:
         cells += unseen_cells(lab)
+    return cells
+
+
+def chosen_cells(lab: Lab, store: Store) -> list[Cell]:
+    """What else the report reads, once :func:`study_cells` are there to say which experts are chosen."""
+    cells: list[Cell] = []
+    for stream in lab.streams():
+        for method in _methods(lab):
+            if isinstance(method, Experts):
+                experts = method.training(lab, stream)
+                for after in range(len(experts)):
+                    for task in range(after + 1):
+                        cells += (method.second(lab, experts[: after + 1], stream, store, task) or {}).values()
+    if lab.recipe.leave_one_out:
+        cells += unseen_chosen(lab, store)
     return cells
 
 

@@ -26,6 +26,15 @@ def unseen_cells(lab: Lab) -> list[Cell]:
     return cells
 
 
+def unseen_chosen(lab: Lab, store: Store) -> list[Cell]:
+    """What else it reads, once it is known whom the gates choose."""
+    cells: list[Cell] = []
+    for stream, task, others in _left_out(lab):
+        for method in _gates(lab):
+            cells += (method.second(lab, others, stream, store, task) or {}).values()
+    return cells
+
+
 def unseen_report(lab: Lab, store: Store) -> dict[str, Any]:
     """Scores of every gate on every left-out task, and the difference to the hard gate.
 
