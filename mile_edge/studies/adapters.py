@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mile_edge.bundle import ClassLabel, Expert, Gate, read_expert, write_expert
+from mile_edge.bundle import Bundle, ClassLabel, Expert, Gate, read_expert, write_expert
 from mile_edge.export.graph import tap_dimension
 from mile_edge.network.gates import oracle_bias
 from mile_edge.network.one_pass import OnePass
@@ -73,6 +73,15 @@ def train_adapter(job: Job) -> None:
     }
     # Where the frames lie is no part of what was learned.
     expert = replace(expert, training={key: value for key, value in expert.training.items() if key != "data"})
+    with written(job, result) as folder:
+        write_expert(folder / EXPERT, expert)
+
+
+def take_expert(job: Job) -> None:
+    """Take an expert that a bundle holds; its training is not this study's."""
+    bundle = Bundle.open(job.where["bundle"])
+    expert = next(each for each in bundle.experts() if each.name == job.params["name"])
+    result = {"seconds": 0.0, "processor_seconds": 0.0, "sizes": expert.sizes(), "dim": len(expert.mean)}
     with written(job, result) as folder:
         write_expert(folder / EXPERT, expert)
 
@@ -147,9 +156,9 @@ def bank_experts(job: Job) -> list[Expert]:
 
 def with_statistics(expert: Expert, network: OnePass) -> Expert:
     """The same expert, or the base's own with statistics of the length that the network's gate reads."""
-    if expert.adapter != "none":
-        return expert
     dim = tap_dimension(network)
+    if len(expert.mean) == dim:
+        return expert
     return replace(expert, mean=np.zeros(dim, np.float32), scatter=np.eye(dim, dtype=np.float32))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mile_edge.bundle import Bundle
 from mile_edge.errors import DataError
 from mile_edge.studies.cells import Cell
 from mile_edge.studies.data import Task, make_task
@@ -41,6 +43,7 @@ class Lab:
 
     def __init__(self, recipe: StudyRecipe, folder: Path) -> None:
         self.recipe, self.base = recipe, base_cell(recipe.base, folder)
+        self._bundle = None if recipe.experts is None else Bundle.open(folder / recipe.experts)
         self.tasks: dict[str, Task] = {}
         self.skipped: dict[str, str] = {}
         for name in dict.fromkeys(task for order in recipe.orders.values() for task in order):
@@ -60,8 +63,16 @@ class Lab:
         return [Stream(name, tasks, seed) for name, tasks in orders.items() if tasks for seed in self.recipe.seeds]
 
     def expert(self, task: Task, seed: int) -> Cell:
-        """The one expert of a task, which all gates share."""
-        return self.adapter((task,), seed)
+        """The one expert of a task, which all gates share.
+
+        Raises:
+            BundleError: the study takes a bundle's experts, and it has none of the task's name.
+        """
+        if self._bundle is None:
+            return self.adapter((task,), seed)
+        entry = self._bundle.manifest.entry(task.name)
+        params = {"title": f"{task.name} of {self._bundle.path.name}", "name": task.name, "content": entry.sha256}
+        return Cell("bundled", params, (), {"bundle": str(self._bundle.path.resolve())})
 
     def adapter(self, tasks: Sequence[Task], seed: int, ranks: Mapping[str, Any] | None = None) -> Cell:
         """One adapter after these tasks, each learned where the last one ended.
@@ -147,6 +158,10 @@ class Lab:
         return Cell("latency", params, (("base", self.base), ("expert", expert)))
 
     def _network(self) -> dict[str, Any]:
+        if self._bundle is not None:
+            layout, tap = self._bundle.manifest.low_rank, self._bundle.manifest.gate.tap
+            layers = "|".join(re.escape(layer.name) for layer in layout.layers)
+            return {"rank": layout.rank, "layers": layers, "tap": tap}
         return {"rank": self.recipe.rank, "layers": self.recipe.layers, "tap": self.recipe.tap}
 
     def _training(self, plan: TrainingPlan, seed: int, times: int = 1) -> dict[str, Any]:

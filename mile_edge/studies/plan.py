@@ -60,6 +60,7 @@ class StudyRecipe:
             relative to the recipe.
         tasks: name to where its frames come from.
         orders: name to the tasks in the order in which they come.
+        experts: bundle whose experts are taken by the tasks' names in place of trained ones; relative to the recipe.
         seeds: of training; streets and test frames stay the same.
         methods: what is compared, of ``methods.METHODS``.
         size: (height, width) of the network.
@@ -81,6 +82,7 @@ class StudyRecipe:
     base: str
     tasks: Mapping[str, TaskPlan]
     orders: Mapping[str, tuple[str, ...]]
+    experts: str | None = None
     seeds: tuple[int, ...] = (0,)
     methods: tuple[str, ...] = ()
     size: tuple[int, int] = (240, 320)

@@ -104,11 +104,8 @@ def _check(recipe: StudyRecipe, file: Path) -> None:
 def _rules(recipe: StudyRecipe) -> list[tuple[str, bool, str]]:
     return [
         ("base", isinstance(recipe.base, str) and bool(recipe.base), "a path, or random:segformer-b0"),
-        (
-            "seeds",
-            _all_whole(recipe.seeds, 0, 10**6) and len(set(recipe.seeds)) == len(recipe.seeds),
-            "different seeds",
-        ),
+        ("experts", recipe.experts is None or isinstance(recipe.experts, str), "the path of a bundle"),
+        ("seeds", _all_whole(recipe.seeds, 0, 10**6), "different whole numbers"),
         ("size", _is_size(recipe.size, 8), "[height, width], multiples of 8 from 32 to 4096"),
         ("crop", recipe.crop is None or _is_size(recipe.crop, 8), "[height, width], multiples of 8 from 32 to 4096"),
         ("zoom", _is_range(recipe.zoom), "[smallest, largest] above 0, at most 100"),

@@ -14,6 +14,7 @@ WORKS: Mapping[str, Callable[[Job], None]] = {
     "features": adapters.pool_features,
     "network": networks.train_whole,
     "adapter": adapters.train_adapter,
+    "bundled": adapters.take_expert,
     "score-network": adapters.score_network,
     "score-bank": adapters.score_bank,
     "latency": timing.measure,
