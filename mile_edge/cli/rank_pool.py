@@ -58,8 +58,8 @@ def rank_pool_of(args: argparse.Namespace, bundle: Bundle) -> RankPool | None:
     keep = not args.train_head
     if gate.kind == "dac":
         rank = args.ranks or Dac.rank
-        counts = {"rank": rank, "active": max(1, round(rank * 2 / 3)), "merged": max(1, rank // 3)}
-        return Dac(**counts, router=args.router or "random", limit=layout.rank, keep_head=keep)
+        active, merged = max(1, round(rank * 2 / 3)), max(1, rank // 3)
+        return Dac(rank, active, merged, args.router or "random", limit=layout.rank, keep_head=keep)
     assert gate.top_k is not None
     assert gate.tau is not None
     assert gate.delta is not None

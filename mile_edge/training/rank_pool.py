@@ -29,10 +29,17 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 class RankPool(Protocol):
-    """What the trainer asks of a method. ``rank`` is that of the pool a task trains; ``kind`` the bundle's gate."""
+    """What the trainer asks of a method."""
 
-    kind: str
-    rank: int
+    @property
+    def kind(self) -> str:
+        """The bundle's gate."""
+        ...
+
+    @property
+    def rank(self) -> int:
+        """Of the pool that a task trains."""
+        ...
 
     def begin(self, pool: ExpertPool, past: Expert | None, classes: tuple[ClassLabel, ...]) -> None:
         """Put fresh ranks behind those of ``past`` into a pool that was just reset."""
@@ -265,6 +272,9 @@ def _numpy(tensor: torch.Tensor) -> np.ndarray:
 
 class _Kept(nn.Module):
     """Rows that stay what they were; the others are the parameter's."""
+
+    rows: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, rows: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()

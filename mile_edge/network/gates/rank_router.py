@@ -41,6 +41,7 @@ class RankRouter(RankGate):
 
     votes: torch.Tensor
     _gains: torch.Tensor
+    _samples: torch.Tensor
 
     def __init__(self, inputs: int, rank: int, active: int, merged: int, *, trained: bool) -> None:
         super().__init__()
