@@ -30,6 +30,7 @@ examples:
   mile-edge replay bundles/reference camvid_bag --class-map camvid_to_world.yaml
   mile-edge replay bundles/reference drive.mcap --fuse --tolerance 20
   mile-edge replay bundles/reference drive.mcap --sensor-profile my_lepton.yaml
+  mile-edge replay bundles/reference drive.mcap --record-novel ring
 
 A bag is a rosbag2 folder (MCAP or sqlite3), one of its files, or a ROS 1 .bag; damaged ones are read as far as they go,
 and the report counts what was lost. No ROS is needed.
@@ -109,6 +110,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
     parser.add_argument("--no-predictions", action="store_true", help="write no predictions.mcap")
+    parser.add_argument(
+        "--fallback",
+        choices=("nearest", "base", "mix"),
+        help="what serves a stream that no expert knows (default: mix where the gate mixes, else nearest)",
+    )
+    parser.add_argument(
+        "--record-novel", type=Path, metavar="DIR", help="keep frames that no expert knows in a ring of MCAP files"
+    )
+    parser.add_argument(
+        "--record-mb", type=float, default=100.0, metavar="MB", help="that this ring may take (default 100)"
+    )
     parser.add_argument("--json", action="store_true", help="print report.json to stdout")
     parser.set_defaults(run=run)
 
@@ -128,6 +140,9 @@ def run(args: argparse.Namespace) -> int:
         profiles=tuple(map(load_profile, args.sensor_profile)),
         fuse=args.fuse,
         tolerance_ns=_nanoseconds(args.tolerance),
+        fallback=args.fallback,
+        record_novel=args.record_novel,
+        record_mb=args.record_mb,
     )
     console = Console(stderr=True)
     with _interruptible() as interrupted, _progress(console) as advance:

@@ -28,6 +28,7 @@ _EXAMPLES = """examples:
   mile-edge train expert bundles/camvid ../shared/data/camvid/dusk/train --name dusk --add
   mile-edge train expert bundles/reference drive.mcap --name harbour --bag-domain harbour --sensors camera
   mile-edge train expert out/mora data/fog --name after-fog --add        (a bundle of gate mora or dac: task by task)
+  mile-edge train expert BUNDLE ring --name harbour --gate-only --add      # what replay --record-novel kept
   mile-edge train expert BUNDLE thermal_frames/ --name thermal --sensors thermal --domains '*' --gate-only --add
 
 A killed run resumes where it stopped when the same command is given again."""
@@ -191,7 +192,14 @@ def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDat
     if not is_bag(path):
         return FolderDataset(path)
     sensor = args.sensors[0] if args.sensors else "camera"
-    return LabelledBag(path, bundle.manifest.classes, sensor=sensor, domain=args.bag_domain, class_map=args.class_map)
+    return LabelledBag(
+        path,
+        bundle.manifest.classes,
+        sensor=sensor,
+        domain=args.bag_domain,
+        class_map=args.class_map,
+        labelled=not args.gate_only,
+    )
 
 
 def _make_expert(

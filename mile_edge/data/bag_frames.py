@@ -45,6 +45,7 @@ class BagFrame:
         domain: the true domain at that time, None where unknown.
         decode_ms: milliseconds from message to array.
         map_ms: milliseconds from array to frame.
+        pixels: the picture as the sensor gave it, before its profile.
     """
 
     topic: str
@@ -59,6 +60,7 @@ class BagFrame:
     domain: str | None
     decode_ms: float
     map_ms: float
+    pixels: np.ndarray
 
 
 class BagFrames:
@@ -171,6 +173,7 @@ class BagFrames:
             image.domain,
             (decoded - started) * 1e3,
             (mapped - decoded) * 1e3,
+            pixels,
         )
 
     def _take_label(self, image: Waiting) -> np.ndarray | None:

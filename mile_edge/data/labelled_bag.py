@@ -1,4 +1,4 @@
-"""The labelled frames of one sensor in a bag, as a data set that trains an expert like a folder does."""
+"""The frames of one sensor in a bag, as a data set that trains an expert like a folder does."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class LabelledBag:
         sensor: frames of this kind only: camera, depth or thermal.
         domain: only frames that the bag's `/truth/domain` says are of this domain; all where ``None``.
         class_map: YAML file from the bag's label ids to ``classes``.
+        labelled: only frames that have a label; without it all, for those who need no labels.
 
     Raises:
         BagError: no bag, or unreadable.
@@ -40,24 +41,26 @@ class LabelledBag:
         sensor: str = "camera",
         domain: str | None = None,
         class_map: Path | None = None,
+        labelled: bool = True,
     ) -> None:
         self.path, self.classes, self.sensor = Path(path), classes, sensor
         self.domain = domain or self.path.stem
-        self._only = domain
+        self._only, self._labelled = domain, labelled
         names = [label.name for label in classes]
         self._table = read_class_map(class_map, names) if class_map else identity_map(len(names))
         with Bag.open(self.path) as bag:
-            labelled = bool(plan_topics(bag.topics).labels)
-        if not labelled:
+            has_labels = bool(plan_topics(bag.topics).labels)
+        if labelled and not has_labels:
             raise DataError(
-                f"bag {self.path} has no label topic; record mono8 class ids on a topic that ends in /label"
+                f"bag {self.path} has no label topic; record mono8 class ids on a topic that ends in /label, or "
+                "teach only the gate with --gate-only"
             )
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         with Bag.open(self.path) as bag:
             frames = BagFrames(bag, plan_topics(bag.topics), DEFAULT_PROFILES, self._table)
             for frame in frames:
-                wanted = frame.kind == self.sensor and frame.label is not None
+                wanted = frame.kind == self.sensor and (frame.label is not None or not self._labelled)
                 if wanted and self._only in (None, frame.domain):
                     yield LabelledFrame(f"{frame.topic}@{frame.time}", frame.frame, frame.label)
 

@@ -25,7 +25,7 @@ class Shot:
         topic, kind, domain, expert, right: what it is; `right` is the expert that would be right, None where unknown.
         time: bag time, nanoseconds.
         confidence: mean over the pixels, 0..1.
-        novelty: distance over the expert's threshold, or the distance alone where there is none.
+        novelty: its stream's score, 1 at the limit.
         novel: the segmenter called it novel.
         miou: against its label, None where it has none.
         picture, overlay, truth: JPEG bytes; truth None where there is no label.

@@ -15,6 +15,7 @@ from mile_edge.data.bag_frames import LABEL_REASONS
 from mile_edge.data.topics import TopicPlan
 from mile_edge.replay.scores import class_iou, mean_iou
 from mile_edge.replay.tally import Tally, TopicTally
+from mile_edge.replay.timeline import Timeline
 
 SCHEMA = 1
 
@@ -114,9 +115,23 @@ def _topic(name: str, topic: TopicTally, tally: Tally, plan: TopicPlan) -> dict[
         "miou": _rounded(mean_iou(tally.scores.of(topic=name))),
         "confidence": round(topic.confidence / topic.frames, 4),
         "novel": _share(topic.novel, topic.frames),
+        "novel_spans_ns": _novel_spans(tally.timelines[name]),
         "experts": dict(topic.experts.most_common()),
         "domains": dict(topic.domains.most_common()),
     }
+
+
+def _novel_spans(line: Timeline) -> list[list[int]]:
+    """[start, end] of the stretches in which most frames were novel, nanoseconds of bag time."""
+    found: list[list[int]] = []
+    for span in line.spans():
+        if span.novel <= 0.5:
+            continue
+        if found and found[-1][1] == span.start:
+            found[-1][1] = span.end
+        else:
+            found.append([span.start, span.end])
+    return found
 
 
 def _experts(tally: Tally) -> dict[str, Any]:

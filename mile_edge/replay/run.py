@@ -21,6 +21,7 @@ from mile_edge.data.bag_frames import BagFrame, BagFrames
 from mile_edge.data.bags import Bag
 from mile_edge.data.class_map import identity_map, read_class_map
 from mile_edge.data.grouping import moments, stamp_of
+from mile_edge.data.novelty_ring import NovelFrame, NoveltyRing
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.data.topics import TopicPlan, plan_topics
 from mile_edge.errors import BagError, FusionError, RecipeError
@@ -31,7 +32,7 @@ from mile_edge.replay.page import render_page
 from mile_edge.replay.predictions import PredictionWriter
 from mile_edge.replay.report import Circumstances, build_report
 from mile_edge.replay.tally import NO_DOMAIN, Tally
-from mile_edge.runtime import Segmenter, SensorFrame
+from mile_edge.runtime import Segmentation, Segmenter, SensorFrame
 from mile_edge.runtime.fusion import TOLERANCE_NS
 
 Progress = Callable[[int, "int | None"], None]
@@ -55,6 +56,9 @@ class ReplayOptions:
         profiles: sensor profiles that take the place of the bundle's own of their kind.
         fuse: segment frames of one moment together and fuse them.
         tolerance_ns: how far stamps of one moment may lie apart, nanoseconds.
+        fallback: what serves a novel stream, see `Segmenter.open`.
+        record_novel: folder of a ring that keeps novel frames.
+        record_mb: megabytes that this ring may take.
     """
 
     out: Path = Path("out/replay")
@@ -69,6 +73,9 @@ class ReplayOptions:
     profiles: tuple[SensorProfile, ...] = ()
     fuse: bool = False
     tolerance_ns: int = TOLERANCE_NS
+    fallback: str | None = None
+    record_novel: Path | None = None
+    record_mb: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -120,11 +127,13 @@ def replay(
         if not plan.images:
             raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
         folder = stack.enter_context(aside(options.out))
-        segmenter = stack.enter_context(Segmenter(loaded, threads=options.threads, backend=options.backend))
+        segmenter = Segmenter(loaded, threads=options.threads, backend=options.backend, fallback=options.fallback)
+        stack.enter_context(segmenter)
+        ring = NoveltyRing(options.record_novel, options.record_mb) if options.record_novel else None
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
         tally = Tally(loaded.manifest, loaded.choices())
         tally.fused = FusedTally(tally.classes, sorted(plan.images)) if options.fuse else None
-        run = _Run(segmenter, tally, progress, stop or (lambda: False))
+        run = _Run(segmenter, tally, progress, stop or (lambda: False), ring)
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
             report = build_report(run.tally, _about(loaded, opened, plan, frames, run))
@@ -139,11 +148,18 @@ def replay(
 class _Run:
     """The loop over frames, and how it ended."""
 
-    def __init__(self, segmenter: Segmenter, tally: Tally, progress: Progress | None, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        tally: Tally,
+        progress: Progress | None,
+        stop: Callable[[], bool],
+        ring: NoveltyRing | None,
+    ) -> None:
         self.tally = tally
         self.seconds = 0.0
         self.stopped: str | None = None
-        self._segmenter, self._progress, self._stop = segmenter, progress, stop
+        self._segmenter, self._progress, self._stop, self._ring = segmenter, progress, stop, ring
 
     def all(self, frames: BagFrames, plan: TopicPlan, folder: Path, options: ReplayOptions, total: int | None) -> None:
         with ExitStack() as stack:
@@ -181,10 +197,7 @@ class _Run:
             if result is None or frame.topic not in result.sensors:
                 self._one(frame, writer)
                 continue
-            answer = result.sensors[frame.topic]
-            self.tally.add(frame, answer)
-            if writer is not None:
-                writer.write(frame, answer.mask[0], answer.expert[0])
+            self._take(frame, result.sensors[frame.topic], writer)
         if result is not None:
             shown = fused.add(moment, result, moment[0].domain or NO_DOMAIN)
             if writer is not None:
@@ -192,8 +205,12 @@ class _Run:
                 writer.write(shown, result.mask, told)
 
     def _one(self, frame: BagFrame, writer: PredictionWriter | None) -> None:
-        result = self._segmenter(frame.frame, sensor=frame.kind, stream=frame.topic)
+        self._take(frame, self._segmenter(frame.frame, sensor=frame.kind, stream=frame.topic), writer)
+
+    def _take(self, frame: BagFrame, result: Segmentation, writer: PredictionWriter | None) -> None:
         self.tally.add(frame, result)
+        if self._ring is not None and result.novel[0]:
+            self._ring.offer(_novel(frame, result))
         if writer is not None:
             writer.write(frame, result.mask[0], result.expert[0])
 
@@ -203,6 +220,13 @@ def _moments(frames: Iterable[BagFrame], plan: TopicPlan, tolerance_ns: int | No
     if tolerance_ns is None:
         return ([frame] for frame in frames)
     return moments(frames, plan.images, tolerance_ns)
+
+
+def _novel(frame: BagFrame, result: Segmentation) -> NovelFrame:
+    novelty = float(result.novelty[0])
+    return NovelFrame(
+        frame.topic, frame.encoding, frame.pixels, stamp_of(frame), frame.frame_id, result.expert[0], novelty
+    )
 
 
 def _profiles(bundle: Bundle, given: tuple[SensorProfile, ...]) -> dict[str, SensorProfile]:

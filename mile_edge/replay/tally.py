@@ -53,7 +53,6 @@ class Tally:
 
     def __init__(self, manifest: Manifest, experts: tuple[Expert, ...]) -> None:
         self.classes: tuple[ClassLabel, ...] = manifest.classes
-        self.thresholds = dict(manifest.gate.thresholds)
         self.topics: dict[str, TopicTally] = {}
         self.scores = LabelScores(len(self.classes))
         self.gate = GateScores(experts)
@@ -74,14 +73,12 @@ class Tally:
         domain = self._bounded(frame.domain)
         right = self.gate.add(frame.kind, domain, expert)
         self._count(frame, expert, domain, novel, confidence)
-        self.timelines.setdefault(frame.topic, Timeline()).add(frame.time, expert, domain)
+        self.timelines.setdefault(frame.topic, Timeline()).add(frame.time, expert, domain, novel)
         self.latency.add(_stages(frame, result))
         miou = None
         if frame.label is not None:
             miou = self.scores.add(frame.topic, domain or NO_DOMAIN, frame.label, mask)
-        distance = float(result.distance[0, int(result.expert_index[0])])
-        # A manifest may hold a threshold of 0.
-        novelty = distance / (self.thresholds.get(expert) or 1.0)
+        novelty = float(result.novelty[0])
 
         def shoot() -> Shot:
             pictures = thumbnails(frame.frame, mask, frame.label, self._colors)

@@ -37,7 +37,7 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
             "timeline",
             "Timeline",
             "The expert that the gate chose, over the bag's time. The band above names the true domain, in the "
-            "colour of the expert that is right for it.",
+            "colour of the expert that is right for it; red below are stretches that no expert knows.",
             timeline(tally, colors, kinds),
         ),
         ("topics", "Topics", "", sections.topics(report, colors)),
@@ -67,7 +67,7 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
         told = "The labelled frames with the lowest mean IoU."
         parts.append(("hardest", "Hardest frames", told, pictures.film(hard, colors, start, named=True)))
     if novel := tally.film.most_novel():
-        told = "The frames farthest beyond the novelty threshold of the expert that was chosen."
+        told = "The frames of streams that were farthest beyond the limit of novelty."
         parts.append(("novel", "Most novel frames", told, pictures.film(novel, colors, start, named=True)))
     parts.append(("skipped", "Skipped", "", sections.skipped(report)))
     title = Path(report["bag"]["path"]).name

@@ -49,7 +49,7 @@ def _shot(shot: Shot, colors: Mapping[str, str], start: int, named: bool) -> str
     if shot.miou is not None:
         facts.append(f"mIoU {shot.miou:.2f}")
     if shot.novel:
-        facts.append(f"novel {shot.novelty:.2f} x threshold")
+        facts.append(f"novel {shot.novelty:.2f} x limit")
     where = (
         f'<div class="say">{esc(shot.topic)}{esc(f" · {shot.domain}" if shot.domain else "")}</div>' if named else ""
     )

@@ -43,7 +43,7 @@ def tiles(report: Mapping[str, Any]) -> str:
             "",
             report["miou_reason"] or f"over {count(report['labelled_frames'])} labelled frames",
         ),
-        ("Novel frames", percent(report["novel"]), "", "beyond their expert's threshold"),
+        ("Novel frames", percent(report["novel"]), "", "of streams that no expert knows"),
         ("Skipped", count(lost), "", "nothing was lost" if not lost else "each with its reason below"),
     ]
     return '<div class="tiles">' + "".join(tile(*each) for each in shown) + "</div>"

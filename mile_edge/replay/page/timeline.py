@@ -10,6 +10,8 @@ from mile_edge.replay.tally import Tally
 from mile_edge.replay.timeline import Span
 
 _HEIGHT = 26
+# Below the experts: how many of the frames were novel.
+_NOVEL, _ALARM = 6, "#d0021b"
 
 
 def timeline(tally: Tally, colors: Mapping[str, str], kinds: Mapping[str, str]) -> str:
@@ -54,7 +56,8 @@ def _lane(
     band = f'<div class="truth-band">{truth}</div>' if truth else ""
     return (
         f'<div class="lane"><div class="who">{topic_name(topic)}<span>{esc(kind)}</span></div>'
-        f'<div class="bands">{band}<svg viewBox="0 0 1000 {_HEIGHT}" height="{_HEIGHT}" preserveAspectRatio="none" '
+        f'<div class="bands">{band}<svg viewBox="0 0 1000 {_HEIGHT + _NOVEL}" '
+        f'height="{_HEIGHT + _NOVEL}" preserveAspectRatio="none" '
         f'shape-rendering="crispEdges" '
         f'role="img" aria-label="experts chosen for {esc(topic)}">'
         f'<rect class="gap" width="1000" height="{_HEIGHT}"/>{shapes}</svg></div></div>'
@@ -66,6 +69,7 @@ def _shape(span: Span, start: int, scale: float, colors: Mapping[str, str]) -> s
     seconds = (span.start - start) / 1e9
     told = ", ".join(f"{name} {percent(share, 0)}" if share < 1 else name for name, share in span.experts)
     title = esc(f"{seconds:.2f} s: {told}" + (f" (true domain: {span.domain})" if span.domain else ""))
+    title += f"; novel {percent(span.novel, 0)}" if span.novel else ""
     pieces, top = [], 0.0
     for name, share in span.experts:
         height = share * _HEIGHT
@@ -74,6 +78,9 @@ def _shape(span: Span, start: int, scale: float, colors: Mapping[str, str]) -> s
             f'fill="{colors.get(name, "#888")}"/>'
         )
         top += height
+    if span.novel:
+        told = f'<rect x="{left:.2f}" y="{_HEIGHT}" width="{width:.2f}" height="{_NOVEL}" fill="{_ALARM}"'
+        pieces.append(f'{told} fill-opacity="{span.novel:.2f}"/>')
     return f"<g><title>{title}</title>{''.join(pieces)}</g>"
 
 
