@@ -27,7 +27,9 @@ CAMERA, DEPTH, THERMAL = "/camera/image_raw", "/depth/image_rect_raw", "/thermal
 def frame(topic: str, stamp: int, time: int | None = None) -> BagFrame:
     pixels = np.zeros((2, 2, 3), np.uint8)
     at = (stamp // 10**9, stamp % 10**9)
-    return BagFrame(topic, "camera", "rgb8", stamp if time is None else time, at, "", pixels, None, False, None, 0, 0)
+    return BagFrame(
+        topic, "camera", "rgb8", stamp if time is None else time, at, "", pixels, None, False, None, 0, 0, pixels
+    )
 
 
 def grouped(*frames: BagFrame, tolerance: int = 5) -> list[list[tuple[str, int]]]:
