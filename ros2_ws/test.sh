@@ -2,6 +2,8 @@
 # Builds the workspace with colcon and runs its tests against a real ROS 2; one line where there is none.
 #   MILE_EDGE_ROS_SETUP=FILE   setup.bash of the ROS 2 to use; else the sourced one; else the first under /opt/ros
 #   MILE_EDGE_ROS_FULL=1       the long forms too: 10,000 frames, 200 experts under load
+#   MILE_EDGE_WORKSHOP_PYTHON  an interpreter with torch and mile_edge: the tests of training and fusion too
+#   MILE_EDGE_FUSING_BUNDLE    a bundle of the street with a graph that fuses, in place of one made by that interpreter
 #   --bench ...                benchmarks/ros_node.py in place of the tests
 set -euo pipefail
 cd "$(dirname "$0")/.."

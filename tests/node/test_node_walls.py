@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "mile_edge"
-PLAIN = ("experts", "latest", "parameters", "pixels", "sensor", "tally", "trainer", "worker")
+PLAIN = ("experts", "fusing", "latest", "parameters", "pixels", "sensor", "tally", "trainer", "worker")
 ROS = (
     "rclpy",
     "sensor_msgs",
@@ -22,6 +22,7 @@ ROS = (
 ROS_SIDE = (
     "diagnostics",
     "expert_services",
+    "fused_topics",
     "node",
     "session",
     "settings",

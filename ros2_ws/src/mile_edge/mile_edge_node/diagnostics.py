@@ -61,8 +61,15 @@ class Diagnostics:
             "experts": ", ".join(session.segmenter.experts),
             "pinned": ", ".join(f"{sensor or 'all'}: {expert}" for sensor, expert in session.pins.items()),
         }
+        fused = session.fused
+        if fused is not None:
+            values["fused"] = ", ".join(f"{sensor} {share:.2f}" for sensor, share in fused.weights.items())
+            values["not fused"] = ", ".join(f"{sensor} ({reason})" for sensor, reason in fused.absent.items())
         if not self._active():
             return Verdict(WARN, "configured but not active: no frame is taken; activate the node", values)
+        if session.unfused or (fused is not None and fused.absent):
+            reason = session.unfused or f"without {values['not fused']}"
+            return Verdict(WARN, f"fusion: {reason}", values)
         return Verdict(OK, f"active with {len(session.segmenter.experts)} experts", values)
 
     def _sensor_verdict(self, name: str) -> Verdict:

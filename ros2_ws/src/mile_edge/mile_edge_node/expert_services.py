@@ -65,7 +65,7 @@ class ExpertServices:
         most = self._settings["max_expert_bytes"]
         frames = self._settings["shadow_frames"]
         added = add_from(session.segmenter, request.path, request.data, request.sha256, request.name, most, frames)
-        self._announce(session)
+        session.announce()
         if frames:
             return f"expert {added!r} is in shadow for {frames} frames; none of its masks is published before"
         return f"expert {added!r} is added; the next frame may use it"
@@ -108,11 +108,6 @@ class ExpertServices:
                 raise MileError(result.reason)
         who = f"sensor {sensor!r}" if sensor else "every sensor"
         return f"the gate chooses for {who}" if expert == AUTO else f"{who} uses expert {expert!r}"
-
-    @staticmethod
-    def _announce(session: Session) -> None:
-        for topics in session.topics.values():
-            topics.announce(session.segmenter.classes)
 
 
 def fill_loaded(response: Any, session: Session) -> None:

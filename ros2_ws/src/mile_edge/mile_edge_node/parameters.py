@@ -64,6 +64,21 @@ NODE = (
     Parameter("engine", "", "Engine file of a TensorRT backend; empty for BUNDLE/engines/BACKEND.engine."),
     Parameter("threads", 0, "Threads of one pass on ONNX Runtime; 0 for all cores.", 0, 256),
     Parameter("sensors", [], "Names of the sensors; each brings parameters NAME.topic, NAME.kind and so on."),
+    Parameter(
+        "fuse",
+        [],
+        "Names of sensors of one viewpoint whose newest frames give ~/fused/mask, which takes size and header of the "
+        "first that is alive; empty for none. The bundle must have a graph that fuses.",
+    ),
+    Parameter(
+        "fusion_tolerance",
+        0.05,
+        "Seconds that a sensor's stamp may lie behind the newest one and still be fused; at least the period of the "
+        "slowest sensor, or its frames count only where they come first.",
+        0.0,
+        60.0,
+        dynamic=True,
+    ),
     Parameter("lazy", True, "Subscribe to a sensor only while somebody listens to its results.", dynamic=True),
     Parameter(
         "max_batch",

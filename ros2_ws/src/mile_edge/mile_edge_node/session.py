@@ -13,7 +13,10 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 
 from mile_edge.bundle.trust import Publishers, Trust
+from mile_edge.errors import FusionError
 from mile_edge.runtime import Segmenter
+from mile_edge_node.fused_topics import FusedTopics
+from mile_edge_node.fusing import FusedMask, Moment
 from mile_edge_node.latest import LatestFrames
 from mile_edge_node.parameters import AUTO
 from mile_edge_node.sensor import make_sensor
@@ -60,6 +63,7 @@ class Session:
         try:
             stored = self.segmenter.manifest.sensors
             self.sensors = {name: make_sensor(name, settings.sensor(name), stored) for name in names}
+            self.moment = self._moment(settings["fuse"], names)
             self.pin(settings["expert"], "")
         except Exception:  # whatever the settings do, a session that never began gives its backend's memory back
             self.segmenter.close()
@@ -67,15 +71,31 @@ class Session:
         self.tallies = {name: SensorTally() for name in names}
         self.queue = LatestFrames(names)
         self.topics = {name: SensorTopics(node, sensor, group, self._offer) for name, sensor in self.sensors.items()}
-        for topics in self.topics.values():
+        self.fused_topics = FusedTopics(node) if self.moment is not None else None
+        self.fused: FusedMask | None = None
+        self.unfused = ""
+        self.announce()
+
+    def announce(self) -> None:
+        """Publish the label spaces where they are new."""
+        for topics in (*self.topics.values(), *filter(None, [self.fused_topics])):
             topics.announce(self.segmenter.classes)
 
     def activate(self) -> None:
         """Begin to segment."""
         self.tallies = {name: SensorTally() for name in self.sensors}
         self.queue = LatestFrames(list(self.sensors))
-        self._worker = Worker(self.segmenter, self.sensors, self.queue, self._publish, self._refuse)
-        for name in ("max_rate", "max_batch", "mask_size"):
+        self._worker = Worker(
+            self.segmenter,
+            self.sensors,
+            self.queue,
+            self._publish,
+            self._refuse,
+            self.moment,
+            self._publish_fused,
+            self._miss,
+        )
+        for name in ("max_rate", "max_batch", "mask_size", "fusion_tolerance"):
             self.change(name, self._settings[name])
         self._worker.start()
         self._listen()
@@ -100,6 +120,9 @@ class Session:
         for topics in self.topics.values():
             topics.destroy()
         self.topics = {}
+        if self.fused_topics is not None:
+            self.fused_topics.destroy()
+            self.fused_topics = None
         self.segmenter.close()
 
     def change(self, name: str, value: Any) -> None:
@@ -112,6 +135,8 @@ class Session:
             self.pin(value, "")
         elif name == "hysteresis":
             self.segmenter.hysteresis = self._calibrated_margin if value < 0 else value
+        elif name == "fusion_tolerance" and self.moment is not None:
+            self.moment.tolerance = value
         elif name == "max_rate":
             self.queue.max_rate = value
         elif name == "max_batch" and self._worker is not None:
@@ -141,9 +166,12 @@ class Session:
         self.queue.put(sensor, message)
 
     def _listen(self) -> None:
-        lazy = self._settings["lazy"]
-        for topics in self.topics.values():
-            if not lazy or topics.wanted:
+        lazy, fused = self._settings["lazy"], self.fused_topics
+        if self.moment is not None and fused is not None:
+            self.moment.wanted = not lazy or fused.wanted
+        for name, topics in self.topics.items():
+            fusing = self.moment is not None and self.moment.wanted and name in self.moment.names
+            if not lazy or topics.wanted or fusing:
                 topics.subscribe()
             else:
                 topics.unsubscribe()
@@ -172,6 +200,32 @@ class Session:
             **timings,
         )
         topics.publish(masked, status, self._settings["overlay_opacity"])
+
+    def _publish_fused(self, fused: FusedMask) -> None:
+        self.fused, self.unfused = fused, ""
+        if self.fused_topics is not None:
+            self.fused_topics.announce(self.segmenter.classes)
+            self.fused_topics.publish(fused)
+
+    def _miss(self, reason: str) -> None:
+        if reason != self.unfused:
+            self._node.get_logger().warning(f"no fused mask: {reason}")
+        self.unfused = reason
+
+    def _moment(self, fuse: Sequence[str], names: Sequence[str]) -> Moment | None:
+        if not fuse:
+            return None
+        if len(set(fuse)) < max(2, len(fuse)) or not set(fuse) <= set(names) or "fused" in names:
+            given, known = ", ".join(fuse), ", ".join(names)
+            raise FusionError(
+                f"fuse is {given}; name two or more of the sensors {known} once, none of them called fused"
+            )
+        if self.segmenter.bundle.fusion_vector() is None:
+            name = self.segmenter.manifest.name
+            raise FusionError(f"bundle {name!r} has no graph that fuses; mile-edge train fusion --add gives it one")
+        if self._settings["backend"] != "onnx":
+            raise FusionError("fusing sensors runs in ONNX Runtime only so far; set backend to onnx, or fuse to none")
+        return Moment(fuse)
 
     def _refuse(self, sensor: str, reason: str) -> None:
         if self.tallies[sensor].refuse(reason):

@@ -32,7 +32,7 @@ class Settings:
         """The value of a parameter of the node."""
         value = self._node.get_parameter(name).value
         # A list without entries has no type in a parameter file, and comes back as None or as bytes.
-        return list(value or ()) if name == "sensors" else value
+        return list(value or ()) if name in ("sensors", "fuse") else value
 
     def sensor(self, name: str) -> Mapping[str, Any]:
         """The values of one sensor's parameters, declared where they are not yet."""

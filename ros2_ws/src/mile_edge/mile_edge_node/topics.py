@@ -20,13 +20,21 @@ from mile_edge_node.pixels import colour_table, fill_image, overlay, scale_camer
 from mile_edge_node.sensor import Sensor
 from mile_edge_node.worker import Masked
 
-_RESULTS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
-_LATCHED = QoSProfile(
+RESULTS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
+
+
+def label_info(node: LifecycleNode, classes: tuple[ClassLabel, ...]) -> LabelInfo:
+    """The label space as a message."""
+    info = LabelInfo()
+    info.header.stamp = node.get_clock().now().to_msg()
+    info.class_map = [VisionClass(class_id=index, class_name=label.name) for index, label in enumerate(classes)]
+    return info
 
 
 class SensorTopics:
@@ -49,10 +57,10 @@ class SensorTopics:
         self._calibration: CameraInfo | None = None
         self._table, self._known = np.zeros((256, 3), np.uint8), np.zeros(256, bool)
         self._classes: tuple[ClassLabel, ...] = ()
-        self._labels = node.create_publisher(LabelInfo, f"~/{sensor.name}/label_info", _LATCHED)
+        self._labels = node.create_publisher(LabelInfo, f"~/{sensor.name}/label_info", LATCHED)
         kinds = {"mask": Image, "confidence": Image, "overlay": Image, "camera_info": CameraInfo, "status": Status}
         self._out = {
-            topic: node.create_lifecycle_publisher(kind, f"~/{sensor.name}/{topic}", _RESULTS)
+            topic: node.create_lifecycle_publisher(kind, f"~/{sensor.name}/{topic}", RESULTS)
             for topic, kind in kinds.items()
         }
 
@@ -108,10 +116,7 @@ class SensorTopics:
         """Publish the label space where it is new; always before a mask that may use it."""
         if classes == self._classes:
             return
-        info = LabelInfo()
-        info.header.stamp = self._node.get_clock().now().to_msg()
-        info.class_map = [VisionClass(class_id=index, class_name=label.name) for index, label in enumerate(classes)]
-        self._labels.publish(info)
+        self._labels.publish(label_info(self._node, classes))
         self._table, self._known = colour_table(classes)
         self._classes = classes
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mile_edge.errors import MileError, SensorError
-from mile_edge.runtime import Segmenter
+from mile_edge.runtime import Segmentation, Segmenter
 from mile_edge.runtime.resize import resize_frames, restore
+from mile_edge_node.fusing import FusedMask, Moment
 from mile_edge_node.latest import Arrival, LatestFrames
 from mile_edge_node.sensor import Sensor
 
@@ -54,6 +55,17 @@ class Masked:
     resize_cpu: float
 
 
+@dataclass
+class _Taken:
+    """A frame on its way: timings and processor times in seconds."""
+
+    arrival: Arrival
+    frame: np.ndarray
+    timings: dict[str, float]
+    decode_cpu: float
+    resize_cpu: float = 0.0
+
+
 class Worker:
     """Takes the newest frames, batches what is waiting, and hands on what comes out.
 
@@ -63,6 +75,9 @@ class Worker:
         queue: where subscriptions put their messages.
         masked: called on the worker's thread for every frame that became a mask.
         refused: called for every message that did not, with its sensor's name and the reason.
+        moment: the sensors that are fused, None for none.
+        fused: called on the worker's thread for every fused mask.
+        unfused: called with the reason where none came of frames.
 
     Attributes:
         max_batch: frames that may share a pass; may be set any time.
@@ -76,11 +91,15 @@ class Worker:
         queue: LatestFrames,
         masked: Callable[[Masked], None],
         refused: Callable[[str, str], None],
+        moment: Moment | None = None,
+        fused: Callable[[FusedMask], None] = lambda _: None,
+        unfused: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.max_batch = 4
         self.at_network_size = False
         self._segmenter, self._sensors, self._queue = segmenter, sensors, queue
         self._masked, self._refused = masked, refused
+        self._moment, self._fused, self._unfused = moment, fused, unfused
         self._thread = threading.Thread(target=self._run, name="mile_edge worker", daemon=True)
 
     def start(self) -> None:
@@ -94,7 +113,7 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
-        while arrivals := self._queue.take(self.max_batch):
+        while arrivals := self._queue.take(self._most()):
             try:
                 self._pass(arrivals)
             except Exception as problem:  # the thread must outlive whatever a message or a backend does
@@ -102,56 +121,103 @@ class Worker:
                 for arrival in arrivals:
                     self._refused(arrival.sensor, reason)
 
+    def _most(self) -> int:
+        return max(self.max_batch, len(self._moment.names) if self._moment is not None and self._moment.wanted else 0)
+
     def _pass(self, arrivals: list[Arrival]) -> None:
-        network = self._segmenter.manifest.network
-        size = network.height, network.width
-        started = time.monotonic()
-        taken: list[tuple[Arrival, np.ndarray, dict[str, float], tuple[float, float]]] = []
-        inputs: list[np.ndarray] = []
-        for arrival in arrivals:
+        started, spent = time.monotonic(), 0.0
+        taken = list(filter(None, map(self._decoded, arrivals)))
+        if self._moment is not None and self._moment.wanted:
+            taken, spent = self._fused_pass(self._moment, taken)
+        if taken:
+            spent += self._plain_pass(taken)
+        self._queue.passed(time.monotonic() - started - spent)
+
+    def _decoded(self, arrival: Arrival) -> _Taken | None:
+        began, cpu = time.monotonic(), time.thread_time()
+        try:
+            frame = self._sensors[arrival.sensor].to_frame(arrival.message)
+        except SensorError as problem:
+            self._refused(arrival.sensor, str(problem))
+            return None
+        timings = {"wait": began - arrival.received, "decode": time.monotonic() - began}
+        return _Taken(arrival, frame, timings, time.thread_time() - cpu)
+
+    def _plain_pass(self, taken: list[_Taken]) -> float:
+        """Segment frames in one pass; seconds that the network took."""
+        inputs = []
+        for each in taken:
             began, cpu = time.monotonic(), time.thread_time()
-            try:
-                frame = self._sensors[arrival.sensor].to_frame(arrival.message)
-            except SensorError as problem:
-                self._refused(arrival.sensor, str(problem))
-                continue
-            decoded, decode_cpu = time.monotonic(), time.thread_time() - cpu
-            inputs.append(resize_frames(frame[None], size))
-            timings = {
-                "wait": began - arrival.received,
-                "decode": decoded - began,
-                "resize": time.monotonic() - decoded,
-            }
-            shown = inputs[-1][0] if self.at_network_size else frame
-            taken.append((arrival, shown, timings, (decode_cpu, time.thread_time() - cpu - decode_cpu)))
-        if not taken:
-            return
+            inputs.append(resize_frames(each.frame[None], self._size()))
+            each.timings["resize"] = time.monotonic() - began
+            each.resize_cpu = time.thread_time() - cpu
+            if self.at_network_size:
+                each.frame = inputs[-1][0]
         batch = inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
         began = time.monotonic()
-        result = self._segmenter(batch, streams=[arrival.sensor for arrival, *_ in taken])
+        result = self._segmenter(batch, streams=[each.arrival.sensor for each in taken])
         spent = time.monotonic() - began
-        for index, (arrival, frame, timings, (decode_cpu, resize_cpu)) in enumerate(taken):
+        for index, each in enumerate(taken):
             began, cpu = time.monotonic(), time.thread_time()
-            place, shape = slice(index, index + 1), frame.shape[:2]
+            place, shape = slice(index, index + 1), each.frame.shape[:2]
             mask, confidence = restore(result.mask[place], shape)[0], restore(result.confidence[place], shape)[0]
-            timings |= {"network": spent, "restore": time.monotonic() - began}
-            row = int(result.expert_index[index])
-            self._masked(
-                Masked(
-                    arrival.sensor,
-                    arrival.message,
-                    frame,
-                    mask,
-                    confidence,
-                    result.expert[index],
-                    row,
-                    float(result.distance[index, row]),
-                    bool(result.novel[index]),
-                    len(taken),
-                    arrival.received,
-                    {stage: seconds * 1e3 for stage, seconds in timings.items()},
-                    decode_cpu * 1e3,
-                    (resize_cpu + time.thread_time() - cpu) * 1e3,
-                )
+            each.timings |= {"network": spent, "restore": time.monotonic() - began}
+            each.resize_cpu += time.thread_time() - cpu
+            self._hand_on(each, mask, confidence, result, index, len(taken))
+        return spent
+
+    def _fused_pass(self, moment: Moment, taken: list[_Taken]) -> tuple[list[_Taken], float]:
+        """Fuse where that is due; the frames that are still without a mask, and seconds that the network took."""
+        for each in taken:
+            if each.arrival.sensor in moment.names:
+                if self.at_network_size:
+                    each.frame = resize_frames(each.frame[None], self._size())[0]
+                moment.put(each.arrival.sensor, each.arrival.message, each.frame, each.arrival.received)
+        frames = moment.frames()
+        if not moment.due({each.arrival.sensor for each in taken}, frames):
+            return taken, 0.0
+        try:
+            fused = self._segmenter.fuse(frames, tolerance_ns=moment.tolerance_ns, like=moment.lead(frames))
+        except MileError as problem:
+            # Each sensor's own mask comes all the same.
+            self._unfused(str(problem))
+            return taken, 0.0
+        stages = {stage: milliseconds * 1e-3 for stage, milliseconds in fused.timings.items()}
+        rest = []
+        for each in taken:
+            if (result := fused.sensors.get(each.arrival.sensor)) is None:
+                rest.append(each)
+                continue
+            each.timings |= {stage: stages[stage] for stage in ("resize", "network", "restore")}
+            self._hand_on(each, result.mask[0], result.confidence[0], result, 0, len(fused.sensors))
+        absent = {**fused.absent, **moment.silent(frames)}
+        if (message := moment.header_of(fused.stream)) is not None:
+            self._fused(FusedMask(message, fused.mask, fused.confidence, fused.weights, absent))
+        return rest, stages["network"]
+
+    def _size(self) -> tuple[int, int]:
+        network = self._segmenter.manifest.network
+        return network.height, network.width
+
+    def _hand_on(
+        self, taken: _Taken, mask: np.ndarray, confidence: np.ndarray, result: Segmentation, index: int, batch: int
+    ) -> None:
+        row = int(result.expert_index[index])
+        self._masked(
+            Masked(
+                taken.arrival.sensor,
+                taken.arrival.message,
+                taken.frame,
+                mask,
+                confidence,
+                result.expert[index],
+                row,
+                float(result.distance[index, row]),
+                bool(result.novel[index]),
+                batch,
+                taken.arrival.received,
+                {stage: seconds * 1e3 for stage, seconds in taken.timings.items()},
+                taken.decode_cpu * 1e3,
+                taken.resize_cpu * 1e3,
             )
-        self._queue.passed(time.monotonic() - started - spent)
+        )
