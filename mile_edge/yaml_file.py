@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError
 
 from mile_edge.errors import MileError, RecipeError
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 1 << 18
+MAX_DEPTH = 32
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -27,10 +31,37 @@ def read_yaml(path: Path | str, what: str, error: type[MileError], remedy: str =
         MileError: of the type ``error``: no such file, no text, or no YAML.
     """
     try:
+        with Path(path).open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
         # Pure Python reads YAML 1.2 on every machine; the C reader, where it is installed, another dialect.
-        return YAML(typ="safe", pure=True).load(Path(path))
-    except (OSError, YAMLError, ValueError, RecursionError) as problem:
+        values = YAML(typ="safe", pure=True).load(data)
+        _check_extent(values)
+    except Exception as problem:  # on damaged text its constructors raise whatever they stumble over
         raise error(f"{what} '{path}' cannot be read ({_reason(problem)}); {remedy}") from None
+    return values
+
+
+def _check_extent(values: Any) -> None:
+    """Refuse what is small as a file and endless once its aliases are followed, before anything prints it."""
+    sizes: dict[int, int] = {}
+
+    def measure(value: Any, depth: int) -> int:
+        if isinstance(value, int) and abs(value) >= 1 << 64:
+            raise ValueError("it holds a number beyond 64 bits")
+        if not isinstance(value, (dict, list, tuple, set)):
+            return 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels, or an alias of itself")
+        if id(value) not in sizes:
+            children = [*value, *value.values()] if isinstance(value, dict) else list(value)
+            sizes[id(value)] = 1 + sum(measure(child, depth + 1) for child in children)
+        if sizes[id(value)] > MAX_NODES:
+            raise ValueError(f"more than {MAX_NODES} values, aliases counted")
+        return sizes[id(value)]
+
+    measure(values, 0)
 
 
 def read_settings(path: Path | str, recipe: type[DataclassInstance], examples: str) -> dict[str, Any]:

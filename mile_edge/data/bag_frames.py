@@ -25,6 +25,7 @@ OUTSIDE_LABEL = "label with ids outside the label space"
 LABEL_REASONS = (STRAY_LABEL, BAD_LABEL, OUTSIDE_LABEL)
 UNFIT_IMAGE = "image that its sensor cannot give"
 _MAX_REASONS = 64
+_MAX_DOMAIN = 256
 _JPEG = b"\xff\xd8"
 
 
@@ -89,7 +90,7 @@ class BagFrames:
         domain: str | None = None
         for message in self._bag.messages(self._plan.all):
             if message.topic == self._plan.domains:
-                domain = str(message.value.data).strip() or None
+                domain = str(message.value.data).strip()[:_MAX_DOMAIN] or None
             elif message.topic not in self._plan.images:
                 self._hand_out_label(message)
             else:

@@ -16,10 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, NamedTuple
-
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from typing import Any, BinaryIO, NamedTuple
 
 from mile_edge.data.definitions import Definitions
 from mile_edge.data.storage.mcap import McapStorage
@@ -30,11 +27,14 @@ from mile_edge.data.storage.rosbag1_scan import MAGIC as ROSBAG1_MAGIC
 from mile_edge.data.storage.segments import UnpackedFile, unpack_message
 from mile_edge.data.storage.sqlite import SqliteStorage
 from mile_edge.errors import BagError
+from mile_edge.yaml_file import read_yaml
 
 UNPARSED = "message that does not parse"
 MISSING_FILE = "bag file listed in metadata.yaml but missing"
 UNREADABLE_FILE = "bag file that cannot be read"
 
+# What unpacking leaves free on the disk of temporary files.
+_KEPT_FREE = 512 << 20
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _MAGICS: tuple[tuple[bytes, str], ...] = (
     (MCAP_MAGIC, ".mcap"),
@@ -184,7 +184,7 @@ def _files_of(path: Path, losses: Counter[str]) -> list[Path]:
         raise BagError(f"The bag '{path}' does not exist; give a bag folder or a .mcap, .db3 or .bag file.")
     listed = _listed_files(path)
     if listed:
-        present = [file for file in listed if file.is_file()]
+        present = [file for file in listed if _is_there(file)]
         add_loss(losses, MISSING_FILE, len(listed) - len(present))
         if present:
             return present
@@ -197,16 +197,24 @@ def _files_of(path: Path, losses: Counter[str]) -> list[Path]:
 def _listed_files(path: Path) -> list[Path]:
     """The files that metadata.yaml lists, none where it is missing or broken: it is rewritten last, and lost first."""
     try:
-        metadata = YAML(typ="safe", pure=True).load((path / "metadata.yaml").read_text(encoding="utf-8"))
+        metadata = read_yaml(path / "metadata.yaml", "bag metadata", BagError)
         names = metadata["rosbag2_bagfile_information"]["relative_file_paths"]
         # Only the name counts: old bags list a path from elsewhere, and a hostile one could leave the folder.
         return [path / PurePosixPath(name).name for name in names]
-    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, ValueError):
+    except (BagError, KeyError, TypeError, ValueError):
         return []
 
 
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except (OSError, ValueError):
+        # A name that no file can have, such as one of a thousand letters.
+        return False
+
+
 def _natural(file: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
 def _open_storage(path: Path, stack: ExitStack) -> Storage:
@@ -218,7 +226,7 @@ def _open_storage(path: Path, stack: ExitStack) -> Storage:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mile-edge-bag-")))
             plain = folder / path.name.removesuffix(".zstd")
             with path.open("rb") as packed, plain.open("wb") as target:
-                shutil.copyfileobj(UnpackedFile(packed), target)
+                _unpack(UnpackedFile(packed), target, path, folder)
             return _open_storage(plain, stack)
         # A damaged first page may hide the magic: then the name decides.
         opener = _STORAGES.get(kind or path.suffix)
@@ -228,3 +236,16 @@ def _open_storage(path: Path, stack: ExitStack) -> Storage:
     except (OSError, EOFError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else "it is damaged"
         raise BagError(f"The bag file '{path}' cannot be read: {reason}.") from None
+
+
+def _unpack(packed: UnpackedFile, target: BinaryIO, path: Path, folder: Path) -> None:
+    """Unpack a file, and give up before it fills the disk: a few kilobytes can unpack to terabytes."""
+    room = shutil.disk_usage(folder).free - _KEPT_FREE
+    while piece := packed.read(1 << 20):
+        room -= len(piece)
+        if room < 0:
+            raise BagError(
+                f"The bag file '{path}' unpacks to more than the disk of '{folder.parent}' can hold; make room "
+                "there, or unpack it yourself with zstd."
+            )
+        target.write(piece)

@@ -84,7 +84,7 @@ def _source_ids(path: Path, source: Any) -> dict[str, int]:
         listed = _load(path.parent / source).get("classes")
     try:
         return {str(entry["name"]): int(entry["id"]) for entry in listed}
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError, AttributeError):
         raise DataError(
             f"The source of the class map '{path}' lists no classes; each needs an id and a name, as in classes.yaml."
         ) from None

@@ -12,6 +12,9 @@ from mile_edge.data.storage.records import Channel
 
 _SEPARATOR = "=" * 80 + "\n"
 _Parser = Callable[[Any], Any]
+# What frames are made of. No release of ROS has changed these, so a bag that defines them otherwise is damaged, or made
+# to be: a definition may ask for a list of any length of nothing at all.
+_NEVER_CHANGED = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String")
 
 
 class Definitions:
@@ -46,7 +49,7 @@ class Definitions:
         if channel.encoding not in ("cdr", "ros1") or not channel.msgtype:
             return None
         default = Stores.ROS2_JAZZY if channel.encoding == "cdr" else Stores.ROS1_NOETIC
-        store = _embedded(channel)
+        store = None if channel.msgtype in _NEVER_CHANGED else _embedded(channel)
         if store is None:
             if default not in self._defaults:
                 self._defaults[default] = get_typestore(default)

@@ -121,9 +121,13 @@ def decode_compressed(
     if not format.lstrip().startswith("32FC1"):
         return counts
     # The quantiser stores a / depth + b and keeps 0 for "no depth".
-    with np.errstate(divide="ignore", invalid="ignore"):
-        metres = quant_a / (counts.astype(np.float32) - np.float32(quant_b))
-    return np.where(counts == 0, np.float32("nan"), metres).astype(np.float32)
+    metres = counts.astype(np.float32)
+    # In place: the largest image would otherwise take a gigabyte on the way.
+    metres -= np.float32(quant_b)
+    with np.errstate(all="ignore"):
+        np.divide(np.float32(quant_a), metres, out=metres)
+    metres[counts == 0] = np.nan
+    return metres
 
 
 def _octets(data: bytes | memoryview | np.ndarray) -> memoryview:

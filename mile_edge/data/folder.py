@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from mile_edge.bundle import ClassLabel
+from mile_edge.data.encodings import MAX_PIXELS
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.errors import DataError, SensorError
 from mile_edge.yaml_file import read_yaml
@@ -142,7 +143,7 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
     entries = settings.get("classes", [])
     try:
         by_id = {int(entry["id"]): _class(entry) for entry in entries}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"classes.yaml of {path}: every class needs id, name and color of three 0..255 ({error!r})"
         ) from error
@@ -177,13 +178,17 @@ def _class(entry: dict[str, Any]) -> ClassLabel:
 def _read(file: Path, palette: str = "resolve") -> np.ndarray:
     """An image's pixels; a palette's colours where it is an image, its indices where it is a label."""
     try:
-        with Image.open(file) as image:
+        # Only these: a file called .png that is a PostScript would be handed to an interpreter.
+        with Image.open(file, formats=("PNG", "JPEG")) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, and at most {MAX_PIXELS} are read")
             if image.mode in {"RGBA", "CMYK"} or (image.mode == "P" and palette == "resolve"):
                 image = image.convert("RGB")
             # Pillow before 11.3 gives 16-bit PNG as 32-bit integers.
             return np.asarray(image, np.uint16) if image.mode == "I" else np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} cannot be read as an image ({error}); remove or replace it") from error
+    except Exception as error:  # Pillow raises a dozen kinds for damaged data
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{file} cannot be read as an image ({reason}); remove or replace it") from error
 
 
 def _encoding(image: np.ndarray) -> str:

@@ -93,7 +93,12 @@ def load_recipe(path: Path | str) -> ExportRecipe:
         recipe = ExportRecipe(**settings)
     except TypeError as error:
         raise RecipeError(f"recipe {file} cannot be used ({error})") from error
-    _check(recipe, file)
+    try:
+        _check(recipe, file)
+    except TypeError as error:
+        raise RecipeError(
+            f"recipe {file} holds a value of the wrong kind ({error}); see export/ for examples"
+        ) from None
     return recipe
 
 
@@ -122,7 +127,7 @@ def _check(recipe: ExportRecipe, file: Path) -> None:
         ("top_k", recipe.gate != "semla" or (recipe.top_k or 0) <= recipe.capacity + 1, "at most capacity + 1"),
         ("tau", _set(weighing, recipe.tau, _number(recipe.tau)), "a number above 0, for gate semla or mora"),
         ("delta", _set(recipe.gate == "mora", recipe.delta, _share(recipe.delta)), "0 to 1, for gate mora"),
-        ("tau", recipe.tau is None or 1e-6 <= recipe.tau <= 1e9, "0.000001 to 1000000000"),
+        ("tau", recipe.tau is None or (_number(recipe.tau) and 1e-6 <= recipe.tau <= 1e9), "0.000001 to 1000000000"),
         ("attributes", _names_of_attributes(recipe), "a list of different names, for gate attribute only"),
         (
             "attribute_vectors",

@@ -53,7 +53,7 @@ class Int8Recipe:
         for pattern in self.exclude:
             try:
                 re.compile(pattern)
-            except (re.error, TypeError) as error:
+            except (re.error, TypeError, RecursionError, OverflowError) as error:
                 raise RecipeError(f"exclude holds {pattern!r}, no regular expression ({error}); mend it") from None
 
     def excludes(self, layer: str) -> bool:

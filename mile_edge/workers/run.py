@@ -18,6 +18,7 @@ def run_jobs(
     workers: int = 1,
     cluster: str | None = None,
     threads: int = 1,
+    apart: bool = False,
     stop: Callable[[], bool] = lambda: False,
     tell: Callable[[Job, Any], None] = lambda _job, _value: None,
 ) -> Iterator[Outcome[Job]]:
@@ -33,6 +34,7 @@ def run_jobs(
         cluster: address of a Ray cluster, "auto" for the one this machine belongs to, or "local" for one of its own;
             None keeps to this machine without Ray.
         threads: of numerical libraries in each worker.
+        apart: a process of its own even for one worker, so that no job can bring down this one.
         stop: asked several times a second.
         tell: called with a job and what its worker told.
 
@@ -45,7 +47,7 @@ def run_jobs(
     if cluster is not None:
         return ray_cluster.run(prepare, jobs, workers, cluster, threads, stop, tell)
     workers = min(workers, max(1, len(jobs)))
-    if workers == 1:
+    if workers == 1 and not apart:
         return _here(prepare, jobs, stop, tell)
     return processes.run(prepare, jobs, workers, threads, stop, tell)
 

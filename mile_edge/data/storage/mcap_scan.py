@@ -79,7 +79,7 @@ def _from_summary(file: BinaryIO, size: int) -> Layout | None:
             layout.segments.append(segment)
     # Messages outside chunks are in no index, and an index may be left out: both need the scan.
     complete = bool(layout.segments) and chunks in (None, len(layout.segments)) and bool(layout.channels)
-    return layout if complete and _is_in_place(file, layout.segments) else None
+    return layout if complete and _is_in_place(file, layout.segments, size) else None
 
 
 def _indexed_segment(content: memoryview) -> Segment | None:
@@ -98,9 +98,11 @@ def _indexed_segment(content: memoryview) -> Segment | None:
     return Segment(first, stored, compression, raw, start, end, counts or None)
 
 
-def _is_in_place(file: BinaryIO, segments: list[Segment]) -> bool:
+def _is_in_place(file: BinaryIO, segments: list[Segment], size: int) -> bool:
     """Whether the last chunk is where the index says: bytes lost in the middle shift everything behind them."""
     last = max(segments, key=lambda segment: segment.offset)
+    if last.offset + last.length > size:
+        return False
     file.seek(last.offset - 8)
     return file.read(8) == struct.pack("<Q", last.length)
 

@@ -238,6 +238,8 @@ def _is_followed(file: BinaryIO, row: Row, size: int) -> bool:
 
 
 def _row_at(file: BinaryIO, at: int, size: int, cut: bool = False) -> Row | None:
+    if at >= size:
+        return None
     file.seek(at)
     return _row(file.read(4096), at, size, cut)
 

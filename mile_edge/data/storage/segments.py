@@ -20,8 +20,9 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-# A chunk of a real bag holds a few MiB; a header that claims more than this is damaged or hostile.
-MAX_CHUNK = 1 << 30
+# A chunk of a real bag holds a few MiB, at most one message of the largest image; what claims more is damaged, or made
+# to fill the memory.
+MAX_CHUNK = 256 << 20
 # Records that stand outside any chunk are read in stretches of about this many bytes.
 STRETCH = 1 << 20
 

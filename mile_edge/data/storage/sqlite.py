@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -31,6 +32,7 @@ class SqliteStorage:
         self._path = path
         self._connection = _connect(path)
         try:
+            self._check_schema()
             self._channels = self._read_channels()
             counts = self._count_rows()
         except sqlite3.Error as problem:
@@ -124,14 +126,24 @@ class SqliteStorage:
         found = self._connection.execute("SELECT id FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (row,)).fetchone()
         return last + 1 if found is None else int(found[0])
 
+    def _check_schema(self) -> None:
+        """Refuse tables that are programs: a view or a computed column can run, or fill memory, for ever."""
+        rows = self._connection.execute(
+            "SELECT type, sql FROM sqlite_master WHERE lower(name) IN ('topics', 'messages', 'message_definitions')"
+        ).fetchall()
+        for kind, text in rows:
+            if kind != "table" or re.search(r"\b(virtual|generated|as)\b", str(text), re.IGNORECASE):
+                raise sqlite3.DatabaseError("its tables are views or computed")
+
     def _read_channels(self) -> dict[int, Channel]:
         definitions = self._read_definitions()
         rows = self._connection.execute(
             "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
         ).fetchall()
         return {
-            int(key): Channel(str(name), str(kind), *definitions.get(str(kind), ("", "")), str(encoding))
+            key: Channel(str(name), str(kind), *definitions.get(str(kind), ("", "")), str(encoding))
             for key, name, kind, encoding in rows
+            if isinstance(key, int)
         }
 
     def _read_definitions(self) -> dict[str, tuple[str, str]]:
