@@ -35,3 +35,7 @@ class RecipeError(MileError):
 
 class BackendError(MileError):
     """An inference backend is missing or refused a model."""
+
+
+class TransferError(MileError):
+    """A file cannot be copied from or to another place, or is not the one that was announced."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-ROBOT = ("bundle", "runtime", "replay", "data", "calibration", "workers")
+ROBOT = ("bundle", "runtime", "replay", "data", "calibration", "workers", "fleet")
 WORKSHOP_ONLY = {"torch", "transformers", "onnx", "onnxscript", "peft", "rclpy", "cv2", "yaml", "scipy"}
 ROOMS = ("network", "training", "export", "quantization", "studies")
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_bundle
 from mile_edge.bundle.files import named
-from mile_edge.cli import expert_history, expert_packages
+from mile_edge.cli import expert_history, expert_packages, expert_registry
 from mile_edge.cli.output import write_json
 
 EPILOG = """examples:
@@ -28,6 +28,9 @@ EPILOG = """examples:
   mile-edge experts add bundles/reference fog-3.safetensors --keys /etc/mile_edge/keys --replace --shadow 300
   mile-edge experts history bundles/reference
   mile-edge experts rollback bundles/reference
+
+  mile-edge experts push s3://fleet/experts fog-3.safetensors
+  mile-edge experts pull s3://fleet/experts fog --to experts
 
 A change is atomic: killed at any moment it leaves the bundle as it was or as it should be."""
 
@@ -83,6 +86,7 @@ def add_parser(subparsers: Any) -> None:
             command.add_argument("name", metavar="NAME", help="an expert of the bundle")
         command.add_argument("--json", action="store_true", help="write JSON to standard output")
         command.set_defaults(run=run, run_action=run_action)
+    expert_registry.add_actions(actions, parser.formatter_class)
 
 
 _OF_FILES = {

@@ -1,4 +1,4 @@
-"""`mile-edge replay`: a recorded bag through a bundle, and a report."""
+"""`mile-edge replay`: recorded bags through a bundle, and a report."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from rich.table import Table
 from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
 from mile_edge.errors import RecipeError
-from mile_edge.replay import ReplayOptions, replay
+from mile_edge.fleet import FleetResult, list_bags, replay_fleet
+from mile_edge.fleet.places import is_url
+from mile_edge.replay import ReplayOptions, ReplayResult, replay
 
 _EPILOG = f"""\
 examples:
@@ -31,6 +33,16 @@ examples:
   mile-edge replay bundles/reference drive.mcap --fuse --tolerance 20
   mile-edge replay bundles/reference drive.mcap --sensor-profile my_lepton.yaml
   mile-edge replay bundles/reference drive.mcap --record-novel ring
+
+Many bags, two at a time, into one report with a page for each; killed or interrupted, the same command goes on:
+
+  mile-edge replay bundles/reference drives/*.mcap --workers 2 --out out/week
+  mile-edge replay bundles/reference week.yaml 's3://robot-7/2026-11-*' --workers 16
+  mile-edge replay bundles/reference week.txt --workers 64 --cluster auto --out /shared/week
+
+week.yaml holds a list of bags, week.txt one a line, each a path relative to it, a pattern or a URL that fsspec knows
+(pip install 'mile-edge[fleet]', and s3fs for s3://). --cluster runs the workers on a Ray cluster (the ray extra), on
+machines that all see the bundle and --out.
 
 A bag is a rosbag2 folder (MCAP or sqlite3), one of its files, or a ROS 1 .bag; damaged ones are read as far as they go,
 and the report counts what was lost. No ROS is needed.
@@ -58,7 +70,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
-    parser.add_argument("bag", type=Path, metavar="BAG", help="bag folder, or a .mcap, .db3 or .bag file")
+    parser.add_argument(
+        "bags",
+        nargs="+",
+        metavar="BAG",
+        help="bag folder, or a .mcap, .db3 or .bag file; a pattern, a URL, or a .yaml or .txt list of these",
+    )
     parser.add_argument("--out", type=Path, default=Path("out/replay"), metavar="DIR", help="default: %(default)s")
     parser.add_argument(
         "--topic",
@@ -108,7 +125,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default="onnx",
         help="what runs the network; the TensorRT ones need `mile-edge build` first (default onnx)",
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network; default: all cores, 1 with several workers"
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="bags at the same time, each in a process of its own")
+    parser.add_argument(
+        "--cluster", metavar="ADDRESS", help="workers on a Ray cluster: its address, `auto`, or `local` for one here"
+    )
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="keep copies of remote bags here; default: in DIR until they are done"
+    )
+    parser.add_argument("--fresh", action="store_true", help="replay also bags that an earlier run has done")
     parser.add_argument("--no-predictions", action="store_true", help="write no predictions.mcap")
     parser.add_argument(
         "--fallback",
@@ -144,9 +171,25 @@ def run(args: argparse.Namespace) -> int:
         record_novel=args.record_novel,
         record_mb=args.record_mb,
     )
+    bags = list_bags(args.bags)
+    fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.workers or args.cluster
     console = Console(stderr=True)
-    with _interruptible() as interrupted, _progress(console) as advance:
-        result = replay(args.bundle, args.bag, options, progress=advance, stop=interrupted)
+    result: ReplayResult | FleetResult
+    with _interruptible() as interrupted, _progress(console) as shown:
+        if not fleet:
+            result = replay(args.bundle, bags[0], options, progress=shown.frames, stop=interrupted)
+        else:
+            result = replay_fleet(
+                args.bundle,
+                bags,
+                options,
+                workers=1 if args.workers is None else args.workers,
+                cluster=args.cluster,
+                cache=args.cache,
+                fresh=args.fresh,
+                progress=shown.bags,
+                stop=interrupted,
+            )
     report = result.report
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
@@ -154,10 +197,13 @@ def run(args: argparse.Namespace) -> int:
     for file in result.files:
         print(file, file=sys.stderr if args.json else sys.stdout)
     if report["stopped"] == "interrupted":
-        frames = report["frames"]
-        console.print(f"[yellow]Interrupted[/]: the report covers the {frames} frames replayed so far.")
+        if fleet:
+            told = f"{report['bags_done']} bags; the same command goes on with the other {report['bags_to_do']}"
+        else:
+            told = f"{report['frames']} frames replayed so far"
+        console.print(f"[yellow]Interrupted[/]: the report covers the {told}.")
         return 130
-    return 0 if report["frames"] else 1
+    return 0 if report["frames"] and not report.get("bags_failed") else 1
 
 
 def _nanoseconds(milliseconds: float) -> int:
@@ -191,8 +237,25 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Shown:
+    """The bar of a replay, in frames of one bag or in bags of many."""
+
+    def __init__(self, shown: Progress) -> None:
+        self._shown = shown
+        self._task = shown.add_task("replay", total=None, rate="")
+
+    def frames(self, done: int, total: int | None) -> None:
+        """So many frames of one bag are done."""
+        speed = self._shown.tasks[0].speed
+        self._shown.update(self._task, completed=done, total=total, rate=f"{speed:.1f} fps" if speed else "")
+
+    def bags(self, done: int, total: int, frames: int) -> None:
+        """So many bags and frames of all are done."""
+        self._shown.update(self._task, completed=done, total=total, rate=f"bags, {frames} frames")
+
+
 @contextmanager
-def _progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
+def _progress(console: Console) -> Iterator[_Shown]:
     columns = (
         TextColumn("[bold]Replaying"),
         BarColumn(),
@@ -203,18 +266,14 @@ def _progress(console: Console) -> Iterator[Callable[[int, int | None], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("replay", total=None, rate="")
-
-        def advance(done: int, total: int | None) -> None:
-            speed = shown.tasks[0].speed
-            shown.update(task, completed=done, total=total, rate=f"{speed:.1f} fps" if speed else "")
-
-        yield advance
+        yield _Shown(shown)
 
 
 def _summarise(console: Console, report: Mapping[str, Any]) -> None:
     latency, gate = report["latency_ms"], report["gate"]
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    if "bags" in report:
+        table.add_row("bags", f"{report['bags_done']} of {len(report['bags'])}, {report['bags_resumed']} done before")
     table.add_row(
         "frames", f"{report['frames']} on {len(report['topics'])} topics, {report['frames_per_second']} per second"
     )
@@ -230,6 +289,9 @@ def _summarise(console: Console, report: Mapping[str, Any]) -> None:
         single = [sensor["miou"] for sensor in found["sensors"].values() if sensor["miou"] is not None]
         told = f"{found['miou']} (best single sensor {max(single)})" if single else "not measured: no labels"
         table.add_row("fused", f"{found['moments']} moments, {found['complete']} with all sensors; mean IoU {told}")
+    for row in report.get("bags", ()):
+        if row["error"]:
+            table.add_row("[red]failed[/]", f"{escape(row['bag'])}: {escape(row['error'])}")
     for reason, times in report["skipped"].items():
         table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
     console.print(table)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge import __version__
+from mile_edge.bundle import Bundle
 from mile_edge.data.bag_frames import LABEL_REASONS
 from mile_edge.data.topics import TopicPlan
 from mile_edge.replay.scores import class_iou, mean_iou
@@ -85,6 +86,21 @@ def build_report(tally: Tally, about: Circumstances) -> dict[str, Any]:
         "bag": dict(about.bag),
         "versions": versions(),
         "created": about.created,
+    }
+
+
+def describe_bundle(bundle: Bundle, manifest_sha256: str) -> dict[str, Any]:
+    """A bundle as reports name it."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "path": str(bundle.path),
+        "manifest_sha256": manifest_sha256,
+        "base": manifest.base.model,
+        "base_sha256": manifest.base.sha256,
+        "gate": manifest.gate.kind,
+        "size": f"{manifest.network.width}x{manifest.network.height}",
+        "precision": manifest.network.precision,
     }
 
 

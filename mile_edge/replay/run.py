@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rosbags.rosbag2 import WriterError
 
 from mile_edge.bundle import Bundle
@@ -30,7 +31,7 @@ from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.outputs import aside, publish, publish_text
 from mile_edge.replay.page import render_page
 from mile_edge.replay.predictions import PredictionWriter
-from mile_edge.replay.report import Circumstances, build_report
+from mile_edge.replay.report import Circumstances, build_report, describe_bundle
 from mile_edge.replay.tally import NO_DOMAIN, Tally
 from mile_edge.runtime import Segmentation, Segmenter, SensorFrame
 from mile_edge.runtime.fusion import TOLERANCE_NS
@@ -80,10 +81,12 @@ class ReplayOptions:
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """What a replay gives: the content of `report.json`, and the files that were written."""
+    """What a replay gives: the content of `report.json`, the files written, and what the report is made of."""
 
     report: Mapping[str, Any]
     files: tuple[Path, ...]
+    tally: Tally
+    plan: TopicPlan
 
 
 def replay(
@@ -110,34 +113,81 @@ def replay(
         RecipeError: an option cannot work, or the outputs cannot be written.
     """
     options = options or ReplayOptions()
+    check_options(options)
+    loaded = Bundle.open(bundle)
+    class_map = _class_map(options, loaded)
+    with open_segmenter(loaded, options) as segmenter:
+        return _replay(segmenter, class_map, bag, options, progress, stop or (lambda: False))
+
+
+def replay_next(
+    segmenter: Segmenter,
+    bag: Path | str,
+    options: ReplayOptions,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ReplayResult:
+    """The same through a segmenter that is open already, one bag after another; no bag sees what another left.
+
+    Raises:
+        MileError: as `replay` does, for this bag.
+    """
+    check_options(options)
+    return _replay(segmenter, _class_map(options, segmenter.bundle), bag, options, progress, stop or (lambda: False))
+
+
+def open_segmenter(bundle: Bundle, options: ReplayOptions) -> Segmenter:
+    """The segmenter that the options ask for."""
+    return Segmenter(bundle, threads=options.threads, backend=options.backend, fallback=options.fallback)
+
+
+def check_options(options: ReplayOptions) -> None:
+    """Refuse numbers that leave nothing to do.
+
+    Raises:
+        RecipeError: a limit or a number of threads below 1.
+    """
     if options.limit is not None and options.limit < 1:
         raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
     if options.threads is not None and options.threads < 1:
         raise RecipeError(f"A network on {options.threads} threads cannot run; give 1 or more.")
     if options.tolerance_ns < 0:
         raise RecipeError(f"A tolerance of {options.tolerance_ns / 1e6:g} ms pairs nothing; give 0 or more.")
-    loaded = Bundle.open(bundle)
+
+
+def _class_map(options: ReplayOptions, bundle: Bundle) -> np.ndarray:
+    names = [label.name for label in bundle.manifest.classes]
+    return read_class_map(options.class_map, names) if options.class_map else identity_map(len(names))
+
+
+def _replay(
+    segmenter: Segmenter,
+    class_map: np.ndarray,
+    bag: Path | str,
+    options: ReplayOptions,
+    progress: Progress | None,
+    stop: Callable[[], bool],
+) -> ReplayResult:
+    loaded = segmenter.bundle
     if options.fuse and loaded.manifest.fusion is None:
-        raise FusionError(f"bundle {bundle} has no graph that fuses; mile-edge train fusion --add gives it one")
-    names = [label.name for label in loaded.manifest.classes]
-    class_map = read_class_map(options.class_map, names) if options.class_map else identity_map(len(names))
+        raise FusionError(f"bundle {loaded.path} has no graph that fuses; mile-edge train fusion --add gives it one")
+    segmenter.forget()
     with ExitStack() as stack:
         opened = stack.enter_context(Bag.open(bag))
         plan = plan_topics(opened.topics, kinds=options.kinds, labels=options.labels, domains=options.domains)
         if not plan.images:
             raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
         folder = stack.enter_context(aside(options.out))
-        segmenter = Segmenter(loaded, threads=options.threads, backend=options.backend, fallback=options.fallback)
-        stack.enter_context(segmenter)
         ring = NoveltyRing(options.record_novel, options.record_mb) if options.record_novel else None
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)
         tally = Tally(loaded.manifest, loaded.choices())
         tally.fused = FusedTally(tally.classes, sorted(plan.images)) if options.fuse else None
-        run = _Run(segmenter, tally, progress, stop or (lambda: False), ring)
+        run = _Run(segmenter, tally, progress, stop, ring)
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
             report = build_report(run.tally, _about(loaded, opened, plan, frames, run))
-            return ReplayResult(report, _publish(report, run.tally, folder, options))
+            return ReplayResult(report, _publish(report, run.tally, folder, options), run.tally, plan)
         except (OSError, WriterError) as problem:
             reason = getattr(problem, "strerror", None) or str(problem)
             raise RecipeError(
@@ -245,20 +295,10 @@ def _total(bag: Bag, plan: TopicPlan, limit: int | None) -> int | None:
 
 def _about(bundle: Bundle, bag: Bag, plan: TopicPlan, frames: BagFrames, run: _Run) -> Circumstances:
     missing = {f"named topic {name} is not in the bag, or not of the right type": 1 for name in plan.missing}
-    manifest = bundle.manifest
-    described = {
-        "name": manifest.name,
-        "path": str(bundle.path),
-        "manifest_sha256": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
-        "base": manifest.base.model,
-        "base_sha256": manifest.base.sha256,
-        "gate": manifest.gate.kind,
-        "size": f"{manifest.network.width}x{manifest.network.height}",
-        "precision": manifest.network.precision,
-    }
+    sha256 = hashlib.sha256(bundle.manifest.to_json().encode()).hexdigest()
     topics = {name: {"type": topic.msgtype, "messages": topic.count} for name, topic in bag.topics.items()}
     return Circumstances(
-        described,
+        describe_bundle(bundle, sha256),
         {"path": str(bag.path), "topics": topics},
         plan,
         Counter(missing) + bag.losses + frames.skipped,

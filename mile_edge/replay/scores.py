@@ -8,7 +8,7 @@ added up: a class that a set of frames never shows neither helps nor hurts.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -99,6 +99,15 @@ class LabelScores:
         counts = confusion(truth, mask, self._classes)
         self._counts[topic, domain] += counts
         return mean_iou(counts)
+
+    @property
+    def counts(self) -> Mapping[tuple[str, str], np.ndarray]:
+        """The confusion (C, C + 1) of each (topic, domain)."""
+        return self._counts
+
+    def merge(self, topic: str, domain: str, counts: np.ndarray) -> None:
+        """Add a confusion (C, C + 1) that was counted elsewhere."""
+        self._counts[topic, domain] += counts
 
     @property
     def domains(self) -> tuple[str, ...]:

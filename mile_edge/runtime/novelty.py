@@ -75,6 +75,10 @@ class NoveltyMonitor:
         self.window, self.limit = window, limit
         self._streams: dict[Hashable, _Stream] = {}
 
+    def forget(self) -> None:
+        """Drop what is known of every stream."""
+        self._streams.clear()
+
     def is_novel(self, stream: Hashable) -> bool:
         """What was last said of a stream; False before its first frame."""
         found = self._streams.get(stream)

@@ -292,6 +292,11 @@ class Segmenter(SensorFusion):
         with self._idle:
             self._pins = {**self._pins, stream: name}
 
+    def forget(self) -> None:
+        """Begin anew with every stream, as between two recordings: no hysteresis and no smoothed novelty; pins stay."""
+        self._last.clear()
+        self.novelty.forget()
+
     def auto(self, stream: Hashable = None) -> None:
         """Let the gate choose again, for one stream or for all of them."""
         with self._idle:

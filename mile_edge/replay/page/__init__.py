@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mile_edge.replay.page import pictures, sections
 from mile_edge.replay.page.markup import chip, esc, expert_colors, rgb
-from mile_edge.replay.page.sheet import sheet
+from mile_edge.replay.page.sheet import Part, sheet
 from mile_edge.replay.page.timeline import timeline
 from mile_edge.replay.tally import Tally
 
@@ -32,6 +32,7 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
     colors = expert_colors(report["experts"])
     kinds = {name: topic["kind"] for name, topic in report["topics"].items()}
     start = min((topic["start_ns"] for topic in report["topics"].values()), default=0)
+    figures = numbers(report)
     parts = [
         (
             "timeline",
@@ -40,6 +41,23 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
             "colour of the expert that is right for it; red below are stretches that no expert knows.",
             timeline(tally, colors, kinds),
         ),
+        *figures[:-1],
+        *_fused(report, tally, colors, start),
+        ("frames", "Frames", "", _legend(report) + pictures.strips(tally, colors, start)),
+    ]
+    if hard := tally.film.hardest():
+        told = "The labelled frames with the lowest mean IoU."
+        parts.append(("hardest", "Hardest frames", told, pictures.film(hard, colors, start, named=True)))
+    if novel := tally.film.most_novel():
+        told = "The frames of streams that were farthest beyond the limit of novelty."
+        parts.append(("novel", "Most novel frames", told, pictures.film(novel, colors, start, named=True)))
+    return document(report, Path(report["bag"]["path"]).name, [*parts, figures[-1]])
+
+
+def numbers(report: Mapping[str, Any]) -> list[Part]:
+    """The sections that need only the report: topics, segmentation, gate, latency and, last, what was skipped."""
+    colors = expert_colors(report["experts"])
+    return [
         ("topics", "Topics", "", sections.topics(report, colors)),
         (
             "iou",
@@ -48,7 +66,6 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
             "that occur in the labels.",
             sections.iou(report),
         ),
-        *_fused(report, tally, colors, start),
         (
             "gate",
             "Gate",
@@ -61,23 +78,24 @@ def render_page(report: Mapping[str, Any], tally: Tally) -> str:
             "Milliseconds per frame and stage: half of the frames took at most p50, one in a hundred more than p99.",
             sections.latency(report),
         ),
-        ("frames", "Frames", "", _legend(report) + pictures.strips(tally, colors, start)),
+        ("skipped", "Skipped", "", sections.skipped(report)),
     ]
-    if hard := tally.film.hardest():
-        told = "The labelled frames with the lowest mean IoU."
-        parts.append(("hardest", "Hardest frames", told, pictures.film(hard, colors, start, named=True)))
-    if novel := tally.film.most_novel():
-        told = "The frames of streams that were farthest beyond the limit of novelty."
-        parts.append(("novel", "Most novel frames", told, pictures.film(novel, colors, start, named=True)))
-    parts.append(("skipped", "Skipped", "", sections.skipped(report)))
-    title = Path(report["bag"]["path"]).name
+
+
+def document(report: Mapping[str, Any], title: str, parts: Sequence[Part], warned: bool = False) -> str:
+    """A report's header and footer around its sections.
+
+    Args:
+        report: of one bag or of many.
+        title: what was replayed.
+        parts: (anchor, heading, what it tells, HTML) of each section.
+        warned: something went wrong that the report's own figures do not show.
+    """
     name = f"{title} through {report['bundle']['name']}"
-    return sheet(name, _header(report, title), parts, _footer(report))
+    return sheet(name, _header(report, title, warned), parts, _footer(report))
 
 
-def _fused(
-    report: Mapping[str, Any], tally: Tally, colors: Mapping[str, str], start: int
-) -> list[tuple[str, str, str, str]]:
+def _fused(report: Mapping[str, Any], tally: Tally, colors: Mapping[str, str], start: int) -> list[Part]:
     if tally.fused is None:
         return []
     told = (
@@ -88,10 +106,10 @@ def _fused(
     return [("fused", "Sensors fused", told, content)]
 
 
-def _header(report: Mapping[str, Any], title: str) -> str:
+def _header(report: Mapping[str, Any], title: str, warned: bool) -> str:
     bundle = report["bundle"]
     kind, ending = _ENDINGS[report["stopped"]]
-    if report["skipped"] and report["stopped"] is None:
+    if (report["skipped"] or warned) and report["stopped"] is None:
         kind, ending = "warn", "complete, with losses"
     facts = {
         "bundle": bundle["name"],
