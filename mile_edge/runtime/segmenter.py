@@ -12,23 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, ClassLabel, Manifest, ShadowPlan, Trust
-from mile_edge.errors import BackendError, ExpertError, MileError, SensorError
+from mile_edge.bundle import Bundle, ClassLabel, Manifest
+from mile_edge.errors import BackendError, ExpertError, SensorError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.expert_changes import ExpertChanges
 from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
 from mile_edge.runtime.novelty import MIXING, NoveltyMonitor, check_fallback
 from mile_edge.runtime.resize import resize_frames, restore
 from mile_edge.runtime.segmentation import Segmentation, stage_times
-from mile_edge.runtime.shadow import Comparison, Sample, ShadowReport, ShadowWatch, pass_inputs
-
-# A shadow pass waits so long, in seconds, for a moment without a live frame; frames back to back leave none.
-_PAUSE_S = 1.0
 
 
-class Segmenter(SensorFusion):
+class Segmenter(SensorFusion, ExpertChanges):
     """A bundle at work. Calls may come from several threads; experts come and go between frames.
 
     Open one with :meth:`open`, call it with frames, close it or use it as a context manager.
@@ -58,10 +55,7 @@ class Segmenter(SensorFusion):
         self._last: dict[Hashable, str] = {}
         self._pins: dict[Hashable, str] = {}
         self._closed = False
-        #: What an expert file must show before it is taken; may be set any time.
-        self.trust = Trust()
-        self._shadow = ShadowWatch(self._shadow_pass, self._settle)
-        self._shadow.follow(bundle)
+        self._open_changes(bundle)
 
     @classmethod
     def open(
@@ -192,96 +186,6 @@ class Segmenter(SensorFusion):
         timings = stage_times(started, ready, passed)
         return self._answer(state, owners, bias, (mask, confidence, index, distance), timings)
 
-    def add_expert(
-        self,
-        path: str | os.PathLike[str],
-        name: str | None = None,
-        *,
-        sha256: str = "",
-        replaces: bool = False,
-        downgrade: bool = False,
-        shadow: int | ShadowPlan | None = None,
-    ) -> str:
-        """Add an expert file to the bundle and to the running bank; the next frame may use it, none is delayed.
-
-        Args:
-            path: the file; :attr:`trust` says what it must show.
-            name: another name than the file's own.
-            sha256: what the file's bytes must have; empty where nobody said.
-            replaces: take the row of the expert of that name.
-            downgrade: take it although a newer version of its name was here.
-            shadow: compare it with the live choice on so many frames before it goes live, see `ShadowPlan`.
-
-        Returns:
-            the expert's name.
-
-        Raises:
-            ExpertError: the file is refused or does not fit this bundle; nothing has changed.
-            BundleError: the bundle is full or cannot be written; nothing has changed.
-        """
-        plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
-        with self._change:
-            old = self._bundle
-            bundle = old.add(
-                path, name, trust=self.trust, sha256=sha256, replaces=replaces, downgrade=downgrade, shadow=plan
-            )
-            try:
-                self._publish(bundle)
-            except MileError:
-                undo = bundle.withdraw if plan is not None else bundle.rollback
-                undo()
-                raise
-            return bundle.newest
-
-    @property
-    def shadow(self) -> ShadowReport | None:
-        """What is known of the expert in shadow, or of the last one; None where there was none."""
-        return self._shadow.report()
-
-    def wait_for_shadow(self, seconds: float | None = None) -> bool:
-        """Until no frame is being compared in shadow; False when that took longer."""
-        return self._shadow.wait(seconds)
-
-    def promote(self) -> None:
-        """Put the expert in shadow live at once.
-
-        Raises:
-            BundleError: there is none, or the bundle cannot be written; nothing has changed.
-        """
-        with self._change:
-            self._publish(self._bundle.promote(self._summary()))
-
-    def withdraw(self) -> None:
-        """Drop the expert in shadow.
-
-        Raises:
-            BundleError: there is none, or the bundle cannot be written; nothing has changed.
-        """
-        with self._change:
-            self._publish(self._bundle.withdraw(self._summary()))
-
-    def rollback(self, state: str | None = None) -> None:
-        """Go back to a state that the bundle keeps, by default the one before the last change; no frame is delayed.
-
-        Raises:
-            BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
-        """
-        with self._change:
-            self._publish(self._bundle.rollback(state))
-            with self._idle:
-                self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
-
-    def remove_expert(self, name: str) -> None:
-        """Take an expert out of the gate, the bank and the bundle; the others' masks stay bit-identical.
-
-        Raises:
-            BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
-        """
-        with self._change:
-            self._publish(self._bundle.remove(name))
-            with self._idle:
-                self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
-
     def pin(self, name: str, stream: Hashable = None) -> None:
         """Use one expert whatever the gate says, for one stream or for all.
 
@@ -395,44 +299,6 @@ class Segmenter(SensorFusion):
             with self._idle:
                 del self._in_flight[id(ticket)]
                 self._idle.notify_all()
-
-    def _publish(self, bundle: Bundle) -> None:
-        self._bank.publish(bundle, self._drained, self._backend.write_row)
-        self._bundle = bundle
-        self._follow_fusion(bundle)
-        self._shadow.follow(bundle)
-
-    def _shadow_pass(self, name: str, sample: Sample) -> Comparison | None:
-        """One pass for the candidate; no live frame is in flight when it begins, unless they never pause."""
-        with self._idle:
-            self._idle.wait_for(lambda: not self._in_flight, _PAUSE_S)
-        with self._frame() as state:
-            if state.shadow is None or name not in state.shadow.rows:
-                return None
-            started = time.perf_counter()
-            forced, judged, row = pass_inputs(state, name, sample.bias)
-            mask, _, _, distance = self._backend.run(sample.frame, state.shadow, forced[None])
-            spent = time.perf_counter() - started
-        return Comparison(np.asarray(mask[0]), bool(np.argmax(judged - distance[0]) == row), spent * 1e3)
-
-    def _settle(self, report: ShadowReport) -> str:
-        """At the end of a shadow run: live, or withdrawn when it did not show what its plan asks for."""
-        with self._change:
-            if report.passes:
-                self._publish(self._bundle.promote(report.summary()))
-                return "live"
-            self._publish(self._bundle.withdraw(report.summary()))
-            return "withdrawn"
-
-    def _summary(self) -> dict[str, Any]:
-        report = self._shadow.report()
-        return {} if report is None else report.summary()
-
-    def _drained(self) -> None:
-        """Wait until every frame in flight began under the present state: what that state freed, nobody reads."""
-        current = self._bank.state
-        with self._idle:
-            self._idle.wait_for(lambda: all(state is current for state in self._in_flight.values()))
 
 
 def _batch(frames: Any) -> np.ndarray:
