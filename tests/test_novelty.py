@@ -58,7 +58,7 @@ def test_a_new_expert_is_judged_by_the_scale_of_the_others() -> None:
     distance = distances_of(means[2] + 0.5, means, white)
     nearest = np.array([3])
     own, across = model.measures(distance, nearest)[0]
-    expected = (across - 1.0) / 0.3 + WEIGHT * (own - 0.9) / 0.3
+    expected = (across - 1.0) / 0.3 + WEIGHT / 2 * (own - 0.9) / 0.3
     assert model.score(distance, nearest) == pytest.approx([expected])
     assert model.limit == 3.0
 

@@ -72,7 +72,7 @@ class GateCalibration:
 def calibrate_gate(
     bundle: Bundle,
     folders: Sequence[FolderDataset],
-    false_alarms: float = 0.0075,
+    false_alarms: float = 0.01,
     alike: int = 10,
     threads: int | None = None,
     report: Callable[[int], None] = lambda _: None,

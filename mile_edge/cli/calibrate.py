@@ -44,9 +44,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     gate.add_argument(
         "--false-alarms",
         type=float,
-        default=0.0075,
+        default=0.01,
         metavar="SHARE",
-        help="of known frames that may exceed the limit, with a confidence of 90 %% (default 0.0075)",
+        help="of known frames that may exceed the limit, with a confidence of 90 %% (default 0.01)",
     )
     gate.add_argument(
         "--alike",
