@@ -16,7 +16,7 @@ for weather in clear dusk night fog rain snow; do
     train="$train $work/train/$weather" test="$test $work/test/$weather"
     seed=$((seed + 100))
 done
-for kind in ${KINDS:-uniform}; do
+for kind in ${KINDS:-both}; do
     if [ ! -d "$work/$kind" ]; then
         rm -rf "$work/$kind.part" && cp -r "$bundle" "$work/$kind.part"
         mile-edge train fusion "$work/$kind.part" $train --kind $kind --out "$work/$kind.safetensors" --add

@@ -108,11 +108,20 @@ def bundle_facts(bundle: Bundle) -> dict[str, Any]:
             **({"delta": gate.delta} if gate.delta is not None else {}),
             **({"attributes": list(gate.attributes)} if gate.kind == "attribute" else {}),
         },
+        **_fusion(bundle),
         "classes": _classes(manifest.classes),
         "sensors": manifest.sensors,
         "capacity": manifest.capacity,
         "experts": describe_experts(bundle),
     }
+
+
+def _fusion(bundle: Bundle) -> dict[str, Any]:
+    info, head = bundle.manifest.fusion, bundle.fusion_head
+    if info is None:
+        return {}
+    training = None if head is None else head.training
+    return {"fusion": {"kind": info.kind, "width": info.width, "graph": info.network.file, "training": training}}
 
 
 def expert_facts(expert: Expert) -> dict[str, Any]:
@@ -166,11 +175,20 @@ def _bundle_screen(bundle: Bundle, facts: dict[str, Any]) -> Group:
             ("experts", f"{len(experts) - 1} of {facts['capacity']} rows beside the base, {size_text(used)} in all"),
             ("low rank", f"{adapter}, {row}"),
             ("gate", f"{features}, {settings}, {thresholds}"),
+            *_fusion_line(facts),
             ("sensors", ", ".join(facts["sensors"]) or "-"),
             ("classes", _swatches(bundle.manifest.classes, low_rank["max_classes"])),
         ]
     )
     return Group(table, experts_table(bundle))
+
+
+def _fusion_line(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    if "fusion" not in facts:
+        return []
+    found = facts["fusion"]
+    state = "no head trained, so the mean of the sensors" if found["training"] is None else "head trained"
+    return [("fusion", f"{found['kind']}, {found['width']} numbers per pixel, {found['graph']}, {state}")]
 
 
 def _expert_screen(title: str, expert: Expert, facts: dict[str, Any]) -> Group:

@@ -43,7 +43,7 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         "--out", type=Path, default=Path("fusion.safetensors"), help="file to write (default %(default)s)"
     )
     form.add_argument("--add", action="store_true", help="put it into the bundle, with a graph if need be")
-    form.add_argument("--kind", choices=_KINDS, help="what is fused (default: the bundle's, or both-aux)")
+    form.add_argument("--kind", choices=_KINDS, help="what is fused (default: the bundle's, or both)")
     form.add_argument("--width", type=int, help="numbers per pixel that are fused (default: the bundle's, or 128)")
     form.add_argument("--base", help="folder of the base, for bundles whose graph does not hold its exact weights")
     form.add_argument("--cache", type=Path, help="where features lie while it trains (default: a temporary folder)")
@@ -67,9 +67,10 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.training.fusion_features import cache_features
 
     _check(args)
+    place = _folder(args)
     bundle = Bundle.open(args.bundle)
     has = bundle.manifest.fusion
-    kind = args.kind or (has.kind if has else "both-aux")
+    kind = args.kind or (has.kind if has else "both")
     width = args.width or (has.width if has else WIDTH)
     drives = [AlignedFolders(path) for path in args.data]
     tables = [label_table(next(iter(drive.folders.values())), bundle.manifest.classes) for drive in drives]
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
     network = fused_network(bundle, kind, width, base())
     schedule = FusionSchedule(steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed)
-    with tempfile.TemporaryDirectory(prefix=".features-", dir=_folder(args)) as folder:
+    with tempfile.TemporaryDirectory(prefix=".features-", dir=place) as folder:
         with _Bar("features") as show:
             data = cache_features(bundle, network, drives, tables, Path(folder), show)
         with _Bar("head") as show:

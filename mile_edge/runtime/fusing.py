@@ -62,11 +62,11 @@ class SensorFusion(ABC):
 
     def fuse(
         self,
-        frames: Mapping[Hashable, SensorFrame],
+        frames: Mapping[Any, SensorFrame],
         *,
         tolerance_ns: int = TOLERANCE_NS,
         like: Hashable = None,
-        only: Mapping[Hashable, Sequence[str]] | None = None,
+        only: Mapping[Any, Sequence[str]] | None = None,
     ) -> Fused:
         """Segment the newest frames of several sensors in one pass, each under its own expert, and fuse them.
 
@@ -120,7 +120,7 @@ class SensorFusion(ABC):
         )
 
     def fuse_subsets(
-        self, frames: Mapping[Hashable, np.ndarray], subsets: Sequence[Sequence[Hashable]]
+        self, frames: Mapping[Any, np.ndarray], subsets: Sequence[Sequence[Hashable]]
     ) -> tuple[dict[Hashable, np.ndarray], list[np.ndarray]]:
         """Masks of one moment as they would be if only some of the sensors were there, all from one pass.
 

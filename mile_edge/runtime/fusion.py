@@ -6,7 +6,7 @@ import threading
 import zlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class Watch:
         self._lock = threading.Lock()
 
     def live(
-        self, frames: Mapping[Hashable, SensorFrame], tolerance_ns: int
+        self, frames: Mapping[Any, SensorFrame], tolerance_ns: int
     ) -> tuple[dict[Hashable, SensorFrame], dict[Hashable, str]]:
         """Sort a moment's sensors.
 
@@ -107,7 +107,7 @@ class Watch:
         return live, absent
 
     def _repeats(self, stream: Hashable, given: SensorFrame) -> int:
-        check = zlib.crc32(np.ascontiguousarray(given.frame[::4, ::4]))
+        check = zlib.crc32(np.ascontiguousarray(given.frame[::4, ::4]).data)
         last = self._seen.get(stream)
         if last is None or last.check != check:
             self._seen[stream] = _Seen(given.stamp, check)
@@ -116,7 +116,7 @@ class Watch:
         return self._seen[stream].repeats
 
 
-def checked(frames: Mapping[Hashable, SensorFrame]) -> None:
+def checked(frames: Mapping[Any, SensorFrame]) -> None:
     """Refuse what is no moment of sensors.
 
     Raises:
@@ -133,7 +133,7 @@ def checked(frames: Mapping[Hashable, SensorFrame]) -> None:
             raise FusionError(f"the frame of {stream} is empty, shape {frame.shape}; give a frame with pixels")
 
 
-def largest(frames: Mapping[Hashable, SensorFrame]) -> Hashable:
+def largest(frames: Mapping[Any, SensorFrame]) -> Hashable:
     """The stream with the most pixels, the first by name of equals."""
     return min(frames, key=lambda stream: (-frames[stream].frame.size, str(stream)))
 

@@ -145,11 +145,12 @@ def _times(part: slice, scale: int) -> slice:
 
 def _windows(rng: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[slice, slice]]:
     """Cut-outs of half the height and width, a quarter of the work, each somewhere else."""
-    sides = [side // 2 for side in size]
-    starts = [
-        [int(rng.integers(0, side - part + 1)) for side, part in zip(size, sides, strict=True)] for _ in range(count)
-    ]
-    return [tuple(slice(start, start + part) for start, part in zip(each, sides, strict=True)) for each in starts]
+
+    def part(side: int) -> slice:
+        start = int(rng.integers(0, side - side // 2 + 1))
+        return slice(start, start + side // 2)
+
+    return [(part(size[0]), part(size[1])) for _ in range(count)]
 
 
 def _subsets(rng: np.random.Generator, count: int, sensors: int, complete: float) -> torch.Tensor:

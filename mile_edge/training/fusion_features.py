@@ -73,7 +73,9 @@ def cache_features(
     size, layout = network.network.size, network.layout
     bank = Bank(bundle)
     state = bank.state
-    weights = [torch.from_numpy(np.array(each, np.float32)) for each in (bank.rows, state.prototypes, state.whitening)]
+    rows, prototypes, whitening = (
+        torch.from_numpy(np.array(each, np.float32)) for each in (bank.rows, state.prototypes, state.whitening)
+    )
     bias = torch.from_numpy(np.repeat(state.bias[None], len(sensors), axis=0))
     total, done = sum(map(len, drives)), 0
     hidden: np.memmap | None = None
@@ -85,7 +87,7 @@ def cache_features(
             if moment.label is None:
                 raise DataError(f"{moment.name} of {drive.path} has no label; label it or take it out")
             frames = np.concatenate([resize_frames(frame[None], size) for frame in moment.frames.values()])
-            features, said, knows, _, _ = network.features(torch.from_numpy(frames), *weights, bias)
+            features, said, knows, _, _ = network.features(torch.from_numpy(frames), rows, prototypes, whitening, bias)
             if hidden is None:
                 shape = (total, *features.shape)
                 hidden = np.memmap(folder / "hidden.f16", np.float16, "w+", shape=shape)
