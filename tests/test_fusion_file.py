@@ -9,7 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_makers import BASE_SHA, CAR, ONNX, is_one_sentence, make_bundle, make_expert, raw_file, tree, write_file
+from bundle_makers import (
+    BASE_ONNX,
+    BASE_SHA,
+    CAR,
+    ONNX,
+    is_one_sentence,
+    make_bundle,
+    make_expert,
+    raw_file,
+    tree,
+    write_file,
+)
 from fusion_makers import random_head
 
 from mile_edge.bundle import FUSIONS, Bundle, derive_bundle, read_head, set_fusion, set_fusion_head, verify_bundle
@@ -191,6 +202,13 @@ def test_a_bundle_of_other_graphs_has_no_fusion(bundle: Bundle, tmp_path: Path) 
     derived = derive_bundle(bundle, tmp_path / "other", "int8", b"quantised", None, {})
     assert derived.manifest.fusion is None
     assert derived.fusion_vector() is None
+
+
+def test_a_bundle_that_is_created_from_anothers_manifest_has_no_fusion(bundle: Bundle, tmp_path: Path) -> None:
+    manifest = replace(bundle.manifest, experts=(), classes=bundle.manifest.classes)
+    made = Bundle.create(tmp_path / "copy", manifest, ONNX, BASE_ONNX, bundle.experts()[0])
+    assert made.manifest.fusion is None
+    assert verify_bundle(made.path) == []
 
 
 def test_what_a_killed_run_left_is_swept_and_what_is_used_is_not(bundle: Bundle, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Bundle:
 
         Args:
             path: a folder that does not exist yet, or an empty one.
-            manifest: without experts; the hashes of its networks are filled in from the bytes given.
+            manifest: without experts; the hashes of its networks are filled in from the bytes given; its fusion is left.
             onnx_bytes: the file `manifest.network` names.
             base_graph_bytes: the file `manifest.base_graph` names, None when it names none.
             base_expert: adapter "none", with the base's classifier and the statistics of its training data.
@@ -110,7 +110,8 @@ class Bundle:
         check_fit(base_expert, manifest, f"expert {shown(base_expert.name)}")
         entry = admission.entry_of(base_expert.name, data)
         contents = {manifest.network.file: onnx_bytes, entry.file: data}
-        manifest = replace(manifest, network=manifest.network.of(onnx_bytes))
+        # A graph that fuses reads the weights of the very graph that it was made with: `set_fusion` gives a new one.
+        manifest = replace(manifest, network=manifest.network.of(onnx_bytes), fusion=None)
         if manifest.base_graph is not None and base_graph_bytes is not None:
             contents[manifest.base_graph.file] = base_graph_bytes
             manifest = replace(manifest, base_graph=manifest.base_graph.of(base_graph_bytes))
