@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mile_edge.data.class_map import apply_class_map, identity_map, read_class_map
+from mile_edge.data.class_map import apply_class_map, identity_map, read_class_map, starting_rows
 from mile_edge.errors import DataError
 
 NAMES = ("sky", "road", "car")
@@ -47,6 +47,14 @@ def test_the_real_label_space_of_camvid_maps_by_name(real_data: Path, tmp_path: 
     path = write(tmp_path, f"source: {real_data}/camvid/classes.yaml\nroad: road\nsky: sky\npavement: 255\n")
     table = read_class_map(path, NAMES)
     assert (table[3], table[0], table[4]) == (1, 0, 255)
+
+
+def test_a_classifier_starts_from_the_first_source_that_the_file_names(tmp_path: Path) -> None:
+    path = write(tmp_path, "14: car\n13: car\n0: road\n9: 255\n")
+    assert starting_rows(path, NAMES) == (None, 0, 14)
+    assert starting_rows(write(tmp_path, "lorry: car\n"), NAMES, ("street", "lorry")) == (None, None, 1)
+    with pytest.raises(DataError, match="it has street"):
+        starting_rows(write(tmp_path, "lorry: car\n"), NAMES, ("street",))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mile_edge.bundle.strict_json import Fields
@@ -31,3 +32,18 @@ def class_labels(fields: list[Fields]) -> tuple[ClassLabel, ...]:
                 entry.fail(entry.path("name"), name, f"a name and colour that differ from class {other.name}'s")
         labels.append(label)
     return tuple(labels)
+
+
+def in_colours_of(known: Sequence[ClassLabel], classes: Sequence[ClassLabel]) -> tuple[ClassLabel, ...]:
+    """Another data set's classes beside the known ones: equal names get the known colour, new names a free one.
+
+    Data sets choose their colours without knowing of each other, and one label space has each of them once.
+    """
+    colours = {label.name: label.color for label in known}
+    for label in classes:
+        color = label.color
+        while label.name not in colours and color in colours.values():
+            # An odd step meets all 256 values before it returns.
+            color = ((color[0] + 67) % 256, (color[1] + (color[0] + 67) // 256) % 256, color[2])
+        colours.setdefault(label.name, color)
+    return tuple(ClassLabel(label.name, colours[label.name]) for label in classes)

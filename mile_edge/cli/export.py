@@ -45,6 +45,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--data", nargs="+", type=Path, default=[], help="folders the base was trained on, for the gate"
     )
+    parser.add_argument(
+        "--class-map", type=Path, metavar="FILE", help="YAML from a base's classes to the data's (calib/class-maps)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="bundle folder to create")
     parser.add_argument("--name", help="the bundle's name (default: the recipe's)")
     parser.add_argument("--own", default="base", help="name of the base as an expert, row 0 (default base)")
@@ -100,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _of_base(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Callable[[], Base]]:
     """A bundle of a trained base, and where to get that base once more: an export takes it apart."""
+    from mile_edge.data.class_map import starting_rows
     from mile_edge.data.folder import FolderDataset
     from mile_edge.export.bundle import base_expert, export_bundle
     from mile_edge.network.base import load_base
@@ -109,13 +113,15 @@ def _of_base(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Ca
         raise DataError("--data is missing; name the folders the base was trained on, for row 0 of the gate")
     data = [FolderDataset(path) for path in args.data]
     classes = shared_classes(data)
-    base = load_base(args.base, len(classes))
+    names = [label.name for label in classes]
+    rows = starting_rows(args.class_map, names) if args.class_map else None
+    base = load_base(args.base, len(classes), rows)
     sensors = tuple(sorted({folder.sensor for folder in data}))
     domains = args.domains or tuple(sorted({folder.domain for folder in data}))
     frames = [frame for folder in data for frame in folder]
     own = base_expert(base, recipe, classes, frames, args.own, sensors, domains, attributes=args.attributes or ())
     bundle = export_bundle(base, own, recipe, args.out, name=args.name)
-    return bundle, lambda: load_base(args.base, len(classes))
+    return bundle, lambda: load_base(args.base, len(classes), rows)
 
 
 def _of_bundle(args: argparse.Namespace, recipe: ExportRecipe) -> tuple[Bundle, Callable[[], Base]]:

@@ -34,6 +34,9 @@ _EXAMPLES = """examples:
 A killed run resumes where it stopped when the same command is given again."""
 
 
+_START_MAP = "class map from the base's classes to the data's: whose rows its classifier starts from (calib/class-maps)"
+
+
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``train`` and its two forms."""
     parser = commands.add_parser(
@@ -55,6 +58,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     base.add_argument(
         "--size", type=image_size, default=(240, 320), metavar="HxW", help="network size (default 240x320)"
     )
+    base.add_argument("--start-map", type=Path, metavar="FILE", help=_START_MAP)
     base.set_defaults(run=_train_base)
     expert = forms.add_parser(
         "expert",
@@ -75,6 +79,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     expert.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     expert.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
+    expert.add_argument("--start-map", type=Path, metavar="FILE", help=_START_MAP)
     expert.add_argument(
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
@@ -112,10 +117,13 @@ def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float, optimi
 
 
 def _train_base(args: argparse.Namespace) -> int:
+    from mile_edge.data.class_map import starting_rows
     from mile_edge.data.folder import FolderDataset
-    from mile_edge.training.base import train_base
+    from mile_edge.training.base import shared_classes, train_base
 
     data, held_out = [FolderDataset(path) for path in args.data], [FolderDataset(path) for path in args.val]
+    classes = [label.name for label in shared_classes(data)]
+    rows = starting_rows(args.start_map, classes) if args.start_map else None
     with _progress("base") as report:
         result = train_base(
             args.base,
@@ -125,6 +133,7 @@ def _train_base(args: argparse.Namespace) -> int:
             size=args.size,
             schedule=_schedule(args),
             augmentation=_augmentation(args),
+            rows=rows,
             report=report,
         )
     _tell(args, {"base": str(args.out)}, result)
@@ -133,6 +142,7 @@ def _train_base(args: argparse.Namespace) -> int:
 
 def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.bundle import Bundle, write_expert
+    from mile_edge.bundle.labels import in_colours_of
     from mile_edge.export.bundle import base_of, pool_of
     from mile_edge.network.base import load_base
     from mile_edge.training.expert import ExpertTask
@@ -156,6 +166,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     base = load_base(args.base) if args.base else base_of(bundle)
     pool = pool_of(bundle, base, None if ranks is None else ranks.rank)
     expert, result = _make_expert(args, pool, bundle, task, data, held_out, checkpoint, ranks)
+    expert = replace(expert, classes=in_colours_of(bundle.manifest.classes, expert.classes))
     write_expert(out, expert)
     checkpoint.unlink(missing_ok=True)
     if args.add:
@@ -212,6 +223,7 @@ def _make_expert(
     checkpoint: Path,
     ranks: RankPool | None,
 ) -> tuple[Expert, FitResult | None]:
+    from mile_edge.data.class_map import starting_rows
     from mile_edge.training.expert import statistics_only, train_expert
 
     network, own = bundle.manifest.network, bundle.experts()[0]
@@ -222,6 +234,9 @@ def _make_expert(
     unlabelled = [str(each.path) for each in data if not each.classes]
     if unlabelled:
         raise DataError(f"{unlabelled[0]} has no labels; label it, or give --gate-only to teach only the gate")
+    start = own if ranks is None else bundle.experts()[-1]
+    names = [label.name for label in start.classes]
+    rows = starting_rows(args.start_map, [c.name for c in data[0].classes], names) if args.start_map else None
     with _progress(args.name) as report:
         return train_expert(
             pool,
@@ -232,8 +247,9 @@ def _make_expert(
             schedule=replace(_schedule(args), average=0.98),
             augmentation=_augmentation(args),
             checkpoint=checkpoint,
-            start=own if ranks is None else bundle.experts()[-1],
+            start=start,
             ranks=ranks,
+            rows=rows,
             report=report,
         )
 

@@ -57,6 +57,32 @@ def read_class_map(path: Path | str, names: Sequence[str]) -> np.ndarray:
     return table
 
 
+def starting_rows(path: Path | str, names: Sequence[str], source: Sequence[str] = ()) -> tuple[int | None, ...]:
+    """Which source class each class is like, for a classifier that starts from another's rows.
+
+    Of several source classes that become one, the first in the file counts: half a bus and half a car is neither.
+
+    Args:
+        path: a class map.
+        names: the classes that it leads to.
+        source: names of the source classes, where they are known; the file's own `source` comes first.
+
+    Returns:
+        For each of ``names`` a source class, ``None`` where the map gives it none.
+
+    Raises:
+        DataError: as for :func:`read_class_map`.
+    """
+    path = Path(path)
+    entries = _load(path)
+    given = entries.pop("source", [{"id": row, "name": name} for row, name in enumerate(source)])
+    ids = _source_ids(path, given)
+    rows: dict[int, int] = {}
+    for key, value in entries.items():
+        rows.setdefault(_target_id(path, value, names), _source_id(path, key, ids))
+    return tuple(rows.get(place) for place in range(len(names)))
+
+
 def apply_class_map(label: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Map a label (H, W) uint8 to the bundle's ids (H, W) uint8, 255 = void.
 

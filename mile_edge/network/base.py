@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def describe(model: Base | str) -> BaseDescription:
     return _DESCRIPTIONS[kind]
 
 
-def load_base(source: str, num_classes: int | None = None) -> Base:
+def load_base(source: str, num_classes: int | None = None, rows: Sequence[int | None] | None = None) -> Base:
     """A base network in evaluation mode.
 
     Args:
@@ -119,10 +120,14 @@ def load_base(source: str, num_classes: int | None = None) -> Base:
             ``random:segformer-b0`` for untrained weights.
         num_classes: length of the class scores; by default what the source says. A classifier of another
             length starts from random weights.
+        rows: for each class the row of the source's own classifier that it starts from, ``None`` for zeros; takes the
+            place of ``num_classes``.
 
     Raises:
-        RecipeError: the source does not exist or is no segmentation network.
+        RecipeError: the source does not exist or is no segmentation network, or has no such row.
     """
+    if rows is not None:
+        return _with_rows(load_base(source), rows)
     if source.startswith("random:"):
         config = _random_config(source.removeprefix("random:"), num_classes or 19)
         model = AutoModelForSemanticSegmentation.from_config(config)
@@ -195,6 +200,26 @@ def _from_checkpoint(path: Path, num_classes: int | None) -> Base:
         model.config.num_labels = num_classes
         parent, _, leaf = describe(model).classifier.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.Conv2d(config.projection, num_classes, 1))
+    return model
+
+
+@torch.no_grad()
+def _with_rows(model: Base, rows: Sequence[int | None]) -> Base:
+    """The network with the classifier's rows in another order."""
+    parent, _, leaf = describe(model).classifier.rpartition(".")
+    old = model.get_submodule(describe(model).classifier)
+    assert isinstance(old, nn.Conv2d)
+    new = nn.Conv2d(old.in_channels, len(rows), 1)
+    for row, source in enumerate(rows):
+        if source is not None and source >= old.out_channels:
+            raise RecipeError(
+                f"a class starts from row {source} and the base has {old.out_channels}; mend the class map"
+            )
+        new.weight[row] = 0.0 if source is None else old.weight[source]
+        assert new.bias is not None
+        new.bias[row] = 0.0 if source is None or old.bias is None else old.bias[source]
+    setattr(model.get_submodule(parent), leaf, new.requires_grad_(False))
+    model.config.num_labels = len(rows)
     return model
 
 

@@ -40,6 +40,7 @@ def train_base(
     size: tuple[int, int],
     schedule: Schedule,
     augmentation: Augmentation,
+    rows: Sequence[int | None] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> FitResult:
     """Train every weight of a network and save it as a Hugging Face folder with ``training.json`` beside it.
@@ -50,6 +51,7 @@ def train_base(
         validation: frames that decide which weights are kept; the last weights where there are none.
         out: the folder to write, replaced as a whole; ``OUT.checkpoint`` is what a killed run resumes from.
         size: (height, width) of the network.
+        rows: of the source's classifier that the classes start from, see :func:`mile_edge.network.base.load_base`.
 
     Raises:
         DataError: data sets of different classes, or without labels.
@@ -57,7 +59,7 @@ def train_base(
     """
     classes = shared_classes([*data, *validation])
     torch.manual_seed(schedule.seed)
-    model = load_base(source, len(classes))
+    model = load_base(source, len(classes), rows)
     # Dropout on the largest map costs a tenth of the step and helps little beside the random views.
     for module in model.modules():
         if isinstance(module, nn.Dropout):

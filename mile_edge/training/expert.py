@@ -59,6 +59,7 @@ def train_expert(
     start: Expert | None = None,
     go_on: bool = False,
     ranks: RankPool | None = None,
+    rows: Sequence[int | None] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> tuple[Expert, FitResult]:
     """Train one expert from the base, or go on with a pool of ranks.
@@ -71,6 +72,7 @@ def train_expert(
         start: whose classifier to start from, by class name; the base's own where it is missing.
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
         ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
+        rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing.
 
     Returns:
         the expert, and what its training came to. With ``ranks`` it is good for all tasks so far.
@@ -82,7 +84,7 @@ def train_expert(
     torch.manual_seed(schedule.seed)
     pool.reset(len(classes))
     if start is not None:
-        _start_classifier(pool, start, classes)
+        _start_classifier(pool, start, classes, rows)
         if go_on:
             pool.load_pairs(start)
     if ranks is not None:
@@ -184,14 +186,15 @@ def _held_by(
 
 
 @torch.no_grad()
-def _start_classifier(pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...]) -> None:
+def _start_classifier(
+    pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...], rows: Sequence[int | None] | None
+) -> None:
     """Rows of classes the other expert knows are taken over; new classes start at zero."""
     known = {label.name: row for row, label in enumerate(start.classes)}
     weight, bias = classifier_parameters(pool.classifier)
-    for row, label in enumerate(classes):
+    for row, source in enumerate(rows or [known.get(label.name) for label in classes]):
         weight[row], bias[row] = 0.0, 0.0
-        if label.name in known:
-            source = known[label.name]
+        if source is not None:
             weight[row] = torch.from_numpy(np.array(start.classifier_weight[source]))[:, None, None]
             bias[row] = float(start.classifier_bias[source])
 
