@@ -10,7 +10,7 @@ define environment
 		{ rm -rf $(1); echo "make: $(PYTHON) -m venv failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 endef
 
-.PHONY: help demo test test-ros lint install workshop reference camvid study-small clean
+.PHONY: help demo test test-ros lint install workshop reference camvid espnet study-small clean
 
 help:
 	@echo "make demo       replay a multi-sensor bag through the reference bundle (installs the robot side into $(ROBOT))"
@@ -20,6 +20,7 @@ help:
 	@echo "make reference  render the world and train the reference bundle again (about an hour on two cores)"
 	@echo "make study-small  compare all methods on six tasks of the world"
 	@echo "make camvid     train base and dusk expert on the real CamVid frames (41 minutes of training when measured)"
+	@echo "make espnet     the convolutional base with its Cityscapes weights: experts for dusk and for India"
 
 $(ROBOT)/.installed: pyproject.toml
 	$(call environment,$(ROBOT))
@@ -53,6 +54,9 @@ reference: $(WORKSHOP)/.installed
 
 camvid: $(WORKSHOP)/.installed
 	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/camvid.sh
+
+espnet: $(WORKSHOP)/.installed
+	PATH=$(CURDIR)/$(WORKSHOP)/bin:$$PATH sh studies/espnet.sh
 
 study-small: $(WORKSHOP)/.installed
 	$(WORKSHOP)/bin/mile-edge study studies/small.yaml --out out/studies/small

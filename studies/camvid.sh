@@ -15,16 +15,8 @@ mkdir -p "$work"
     --domains dusk --crop 240x320 --steps 250 --out "$work/dusk.safetensors" --add
 
 # Real thermal frames without labels (RoadScene): the gate learns to know them, the base segments them as best it can.
-# Every third frame is kept for the test; the links make folders of the two parts.
-split() { # part, awk condition on the line number
-    [ -d "$work/thermal/$1" ] && return
-    mkdir -p "$work/thermal/$1/images"
-    source=$(cd "$data/roadscene/thermal" && pwd)
-    ls "$source" | awk "$2" | while read -r name; do ln -s "$source/$name" "$work/thermal/$1/images/$name"; done
-    printf 'sensor: thermal\ndomain: thermal\n' > "$work/thermal/$1/classes.yaml"
-}
-split train 'NR % 3 != 0'
-split test 'NR % 3 == 0'
+. studies/roadscene.sh
+thermal_folders "$data" "$work/thermal"
 [ -f "$work/thermal.safetensors" ] || mile-edge train expert "$bundle" "$work/thermal/train" --name thermal \
     --gate-only --out "$work/thermal.safetensors" --add
 mile-edge evaluate "$bundle" "$data/camvid/day/test" "$data/camvid/dusk/test" "$work/thermal/test" \
