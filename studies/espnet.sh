@@ -22,14 +22,15 @@ mile-edge evaluate "$weights" "$data/idd_lite/test" --size $size --class-map cal
 # One bundle; its base serves the day with those rows of the published classifier that CamVid's classes are like.
 [ -d "$bundle" ] || mile-edge export "$weights" --recipe export/espnetv2-$size.yaml --own day --domains day \
     --class-map calib/class-maps/cityscapes-to-camvid.yaml --data "$data/camvid/day/train" --name espnet --out "$bundle"
+# Exporting folds batch norms into convolutions, so the exact weights come from the file again: --base.
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
-    --domains dusk $views --out "$work/dusk.safetensors" --add
+    --base "$weights" --domains dusk $views --out "$work/dusk.safetensors" --add
 [ -f "$work/idd.safetensors" ] || mile-edge train expert "$bundle" "$data/idd_lite/train" --name idd \
-    --domains idd --start-map calib/class-maps/camvid-to-idd-lite.yaml $views --out "$work/idd.safetensors" --add
+    --base "$weights" --domains idd --start-map calib/class-maps/camvid-to-idd-lite.yaml $views --out "$work/idd.safetensors" --add
 . studies/roadscene.sh
 thermal_folders "$data" "$work/thermal"
 [ -f "$work/thermal.safetensors" ] || mile-edge train expert "$bundle" "$work/thermal/train" --name thermal \
-    --gate-only --out "$work/thermal.safetensors" --add
+    --base "$weights" --gate-only --out "$work/thermal.safetensors" --add
 
 # Every weight free, from the same rows, in as many steps.
 full() { # name, folder, class map

@@ -19,7 +19,7 @@ import torch
 from mile_edge.bundle import Bundle, Expert, Gate
 from mile_edge.data.folder import FolderDataset, LabelledFrame
 from mile_edge.export.bundle import base_of
-from mile_edge.network.base import Base
+from mile_edge.network.base import Base, load_base
 from mile_edge.network.gates import make_gate
 from mile_edge.runtime import gate_inputs
 from mile_edge.training.expert import ExpertTask, Head, assemble
@@ -36,11 +36,12 @@ def main() -> None:
     parser.add_argument("bundle", type=Path, help="whose base is asked")
     parser.add_argument("--train", nargs="+", type=Path, required=True)
     parser.add_argument("--test", nargs="+", type=Path, required=True)
+    parser.add_argument("--base", help="of a bundle whose graph does not hold its exact weights: what it was made from")
     parser.add_argument("--frames", type=int, default=64, help="of each folder, evenly spread (default 64)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)
-    base = base_of(bundle)
+    base = load_base(args.base) if args.base else base_of(bundle)
     experts = [expert_of(bundle, base, path, args.frames) for path in args.train]
     tests = {path.name: features_of(bundle, base, path, args.frames) for path in args.test}
     account = {kind: accuracies(kind, bundle.manifest.gate, experts, tests) for kind in KINDS}
