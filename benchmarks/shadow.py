@@ -39,11 +39,13 @@ def measure(bundle: Path, threads: int, period: float, frames: int, every: int) 
         with Segmenter.open(copy, threads=threads) as segmenter:
             for _ in range(5):
                 segmenter(frame)
-            for _ in range(BLOCKS):
+            # Every block compares at least twice; a run of blocks evens out what else the machine does.
+            size = max(2 * every, frames // BLOCKS)
+            for _ in range(max(1, frames // size)):
                 for kind, kept in times.items():
                     if kind == "with":
                         segmenter.add_expert(Path(folder) / "candidate.safetensors", shadow=ShadowPlan(10**6, every))
-                    for _ in range(frames // BLOCKS):
+                    for _ in range(size):
                         began = time.perf_counter()
                         segmenter(frame)
                         spent = time.perf_counter() - began
