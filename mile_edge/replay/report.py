@@ -131,7 +131,8 @@ def _topic(name: str, topic: TopicTally, tally: Tally, plan: TopicPlan) -> dict[
         "miou": _rounded(mean_iou(tally.scores.of(topic=name))),
         "confidence": round(topic.confidence / topic.frames, 4),
         "novel": _share(topic.novel, topic.frames),
-        "novel_spans_ns": _novel_spans(tally.timelines[name]),
+        # A merged tally has no timelines: the bags of a fleet share no time.
+        "novel_spans_ns": _novel_spans(tally.timelines[name]) if name in tally.timelines else [],
         "experts": dict(topic.experts.most_common()),
         "domains": dict(topic.domains.most_common()),
     }

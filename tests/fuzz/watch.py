@@ -68,11 +68,11 @@ def dice_of(batch: Batch, index: int) -> random.Random:
 
 
 @contextlib.contextmanager
-def limits() -> Iterator[None]:
-    """Allow this process `MEMORY` bytes of address space more than it has now; refusals come as MemoryError."""
+def limits(memory: int = MEMORY) -> Iterator[None]:
+    """Allow this process `memory` bytes of address space more than it has now; refusals come as MemoryError."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory, before[1]))
     try:
         yield
     finally:
