@@ -64,7 +64,7 @@ def test_what_is_calibrated_is_what_the_segmenter_says(tiny_bundle: Path, folder
     found = calibrate_gate(Bundle.open(tiny_bundle), [folders["fog"], folders["night"]], false_alarms=0.001)
     bundle = Bundle.open(tiny_bundle)
     bundle = bundle.set_gate(found.applied_to(bundle.manifest.gate))
-    assert bundle.manifest.gate.novelty is not None and set(bundle.manifest.gate.novelty.experts) == {"fog", "night"}
+    assert bundle.manifest.gate.novelty is not None and {"fog", "night"} <= set(bundle.manifest.gate.novelty.experts)
     with Segmenter(bundle) as segmenter:
         alone = [segmenter(sample.frame, stream=sample.name) for sample in folders["fog"]]
         assert not any(result.novel[0] for result in alone)
