@@ -75,7 +75,7 @@ def test_history_tells_who_did_what_and_rollback_undoes_it(
     state = told["records"][0]["after"]
     status, out, _ = run(capsys, "experts", "history", bundle.path)
     assert status == 0
-    for shown in ("remove", "rain", f"--to {state[:8]}", "present"):
+    for shown in ("remove", "rain", f"--to {state[:8]}", "present", "states to roll back to, newest first: "):
         assert shown in out
     status, out, _ = run(capsys, "experts", "rollback", bundle.path)
     assert (status, out) == (0, "rolled back; experts are now base, fog, rain\n")
@@ -90,6 +90,8 @@ def test_a_shadow_run_is_begun_and_ended_from_the_shell(tmp_path: Path, capsys: 
     bundle, fog = make_bundle(tmp_path), write_file(tmp_path, make_expert("fog"))
     assert run_json(capsys, "experts", "add", bundle.path, fog, "--shadow", 300)["shadow"] == "fog"
     assert [entry.name for entry in Bundle.open(bundle.path).manifest.experts] == ["base"]
+    assert run_json(capsys, "experts", "list", bundle.path)["candidate"]["plan"]["frames"] == 300
+    assert "in shadow: fog, for 300 frames, one in 10" in run(capsys, "experts", "list", bundle.path)[1]
     status, _, err = run(capsys, "experts", "add", bundle.path, fog, "--shadow", 0)
     assert (status, "give 1 to" in err) == (2, True)
     assert run_json(capsys, "experts", "withdraw", bundle.path)["experts"] == ["base"]

@@ -34,7 +34,10 @@ class Owner:
         user = str(os.geteuid())
         with contextlib.suppress(KeyError):
             user = pwd.getpwuid(os.geteuid()).pw_name
-        arguments = [Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python", *sys.argv[1:3]]
+        program = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+        # `python -m mile_edge` is not called __main__.py by anybody.
+        program = program.parent if program.name == "__main__.py" else program
+        arguments = [program.name, *sys.argv[1:3]]
         # `mile-edge experts add`, but neither options nor paths.
         words = [arguments[0], *(word for word in arguments[1:] if word.isalpha())]
         return cls(_plain(user), _plain(platform.node()), os.getpid(), _plain(" ".join(words)), now())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def history(args: argparse.Namespace) -> int:
     folder = Path(args.bundle)
     present = hashlib.sha256(manifest_text(folder)).hexdigest()
     journal = read_journal(folder, present)
-    kept = {state.sha256 for state in states(folder)}
+    kept = {state.sha256: None for state in reversed(states(folder)) if state.sha256 != present}
     if args.json:
         records = [{**asdict(record), "kept": record.after in kept} for record in journal.records]
         write_json(
@@ -68,6 +69,8 @@ def history(args: argparse.Namespace) -> int:
     for record in journal.records:
         table.add_row(*(Text(cell) for cell in _cells(record, kept, present)))
     Console().print(table)
+    if kept:
+        print(f"states to roll back to, newest first: {', '.join(state[:SHOWN] for state in kept)}")
     for sentence in _doubts(journal):
         print(sentence)
     return 0
@@ -80,7 +83,8 @@ def rollback(args: argparse.Namespace) -> int:
     if args.json:
         write_json({"experts": names, "candidate": manifest.candidate and manifest.candidate.name})
     else:
-        print(f"rolled back; experts are now {', '.join(names)}")
+        shadow = "" if manifest.candidate is None else f", and {manifest.candidate.name} in shadow"
+        print(f"rolled back; experts are now {', '.join(names)}{shadow}")
     return 0
 
 
@@ -104,7 +108,7 @@ def _settled(args: argparse.Namespace, names: list[str], done: str) -> int:
     return 0
 
 
-def _cells(record: Record, kept: set[str], present: str) -> list[str]:
+def _cells(record: Record, kept: Collection[str], present: str) -> list[str]:
     change, who = record.change, record.who
     version = f" v{change.version}" if change.version else ""
     done = change.action if record.outcome == "done" else f"{change.action} ({record.outcome})"

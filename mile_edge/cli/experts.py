@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +186,14 @@ def _list(args: argparse.Namespace) -> int:
     if args.json:
         manifest = bundle.manifest
         base = {"model": manifest.base.model, "sha256": manifest.base.sha256, "bytes": manifest.base.bytes}
-        write_json(
-            {"bundle": manifest.name, "base": base, "capacity": manifest.capacity, "experts": describe_experts(bundle)}
-        )
+        facts = {"bundle": manifest.name, "base": base, "capacity": manifest.capacity}
+        shadow = None if manifest.candidate is None else asdict(manifest.candidate)
+        write_json({**facts, "experts": describe_experts(bundle), "candidate": shadow})
     else:
         Console().print(experts_table(bundle))
+        candidate = bundle.manifest.candidate
+        if candidate is not None:
+            print(f"in shadow: {candidate.name}, for {candidate.plan.frames} frames, one in {candidate.plan.every}")
     return 0
 
 

@@ -18,7 +18,7 @@ _COMMANDS = {
     "calibrate": "from held-out frames: a bundle's novelty thresholds and hysteresis, or its int8 form",
     "export": "make a bundle from a trained base and a recipe",
     "build": "build a bundle's TensorRT engine",
-    "experts": "list, add, remove and verify the experts of a bundle",
+    "experts": "list, add, remove, sign, verify and roll back the experts of a bundle",
     "peft": "experts from and for the PEFT library",
     "replay": "run a bag through a bundle and report what came out",
     "evaluate": "score a bundle or a base on labelled folders",
