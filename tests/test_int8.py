@@ -199,7 +199,8 @@ def test_tensorrt_builds_int8_strongly_typed_for_every_bank_and_batch(
     from mile_edge.runtime.tensorrt.build import BuildOptions, build_engine
 
     made: Bundle = int8 if precision == "int8" else request.getfixturevalue("int8_half")
-    manifest = replace(made.manifest, experts=(), capacity=experts, gate=replace(made.manifest.gate, thresholds={}))
+    gate = replace(made.manifest.gate, thresholds={}, novelty=None)
+    manifest = replace(made.manifest, experts=(), capacity=experts, gate=gate)
     graphs = (made.network_path.read_bytes(), Path(str(made.base_graph_path)).read_bytes())
     bundle = Bundle.create(tmp_path / "bundle", manifest, *graphs, made.experts()[0])
     path, engine = build_engine(bundle, find_api("tensorrt-rtx"), BuildOptions(batch, capabilities=("8.9",)))

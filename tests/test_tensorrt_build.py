@@ -30,7 +30,8 @@ API = find_api("tensorrt-rtx")
 def with_capacity(bundle: Path, capacity: int, out: Path) -> Bundle:
     """The same network and base under a bank of another size."""
     whole = Bundle.open(bundle)
-    manifest = replace(whole.manifest, experts=(), capacity=capacity, gate=replace(whole.manifest.gate, thresholds={}))
+    gate = replace(whole.manifest.gate, thresholds={}, novelty=None)
+    manifest = replace(whole.manifest, experts=(), capacity=capacity, gate=gate)
     graphs = (whole.network_path.read_bytes(), Path(str(whole.base_graph_path)).read_bytes())
     return Bundle.create(out, manifest, *graphs, whole.experts()[0])
 

@@ -194,7 +194,8 @@ def _fill(bundle: Bundle, wanted: int, folder: Path) -> tuple[Bundle, Path]:
     # A gate that mixes K experts needs as many rows.
     capacity = max(wanted + 1, len(own), bundle.manifest.gate.top_k or 0)
     data, base = bundle.network_path.read_bytes(), Path(str(bundle.base_graph_path)).read_bytes()
-    empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=replace(bundle.manifest.gate, thresholds={}))
+    gate = replace(bundle.manifest.gate, thresholds={}, novelty=None)
+    empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=gate)
     copy = Bundle.create(path, empty, data, base, own[0])
     kept = list(own[1 : wanted + 1])
     while len(kept) < wanted + 1:
