@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from mile_edge.data.storage.records import CUT_SHORT, DAMAGED_ROW, Channel, Record, add_loss
 from mile_edge.errors import BagError
@@ -54,7 +55,7 @@ class SqliteStorage:
         query = f"SELECT id FROM messages WHERE topic_id IN ({marks}) ORDER BY timestamp"
         try:
             # Only ids are sorted: where the bag has no index by time, sorting the images would fill the memory.
-            for (row,) in self._connection.execute(query, tuple(wanted)):
+            for (row,) in self._rows(query, tuple(wanted)):
                 _mark(seen, row)
                 yield from self._fetch(row, wanted, losses)
         except sqlite3.DatabaseError:
@@ -67,9 +68,7 @@ class SqliteStorage:
 
     def _fetch(self, row: int, wanted: dict[int, Channel], losses: Counter[str]) -> Iterator[Record]:
         try:
-            found = self._connection.execute(
-                "SELECT timestamp, topic_id, data FROM messages WHERE id = ?", (row,)
-            ).fetchone()
+            found = next(self._rows("SELECT timestamp, topic_id, data FROM messages WHERE id = ?", (row,)), None)
         except sqlite3.DatabaseError:
             found = None
         if found is None or not isinstance(found[0], int) or not isinstance(found[2], bytes):
@@ -123,23 +122,27 @@ class SqliteStorage:
         return readable, probe > row
 
     def _first_from(self, row: int, last: int) -> int:
-        found = self._connection.execute("SELECT id FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (row,)).fetchone()
+        found = next(self._rows("SELECT id FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (row,)), None)
         return last + 1 if found is None else int(found[0])
+
+    def _rows(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query; whatever damage makes of it is a `sqlite3.DatabaseError`."""
+        try:
+            yield from self._connection.execute(query, values)
+        except (UnicodeDecodeError, OverflowError, MemoryError):
+            # SQLite quotes the damaged schema in its message, which Python then fails to decode.
+            raise sqlite3.DatabaseError("damaged") from None
 
     def _check_schema(self) -> None:
         """Refuse tables that are programs: a view or a computed column can run, or fill memory, for ever."""
-        rows = self._connection.execute(
-            "SELECT type, sql FROM sqlite_master WHERE lower(name) IN ('topics', 'messages', 'message_definitions')"
-        ).fetchall()
-        for kind, text in rows:
+        query = "SELECT type, sql FROM sqlite_master WHERE lower(name) IN ('topics', 'messages', 'message_definitions')"
+        for kind, text in self._rows(query):
             if kind != "table" or re.search(r"\b(virtual|generated|as)\b", str(text), re.IGNORECASE):
                 raise sqlite3.DatabaseError("its tables are views or computed")
 
     def _read_channels(self) -> dict[int, Channel]:
         definitions = self._read_definitions()
-        rows = self._connection.execute(
-            "SELECT id, name, type, serialization_format FROM topics ORDER BY id"
-        ).fetchall()
+        rows = list(self._rows("SELECT id, name, type, serialization_format FROM topics ORDER BY id"))
         return {
             key: Channel(str(name), str(kind), *definitions.get(str(kind), ("", "")), str(encoding))
             for key, name, kind, encoding in rows
@@ -148,9 +151,7 @@ class SqliteStorage:
 
     def _read_definitions(self) -> dict[str, tuple[str, str]]:
         try:
-            rows = self._connection.execute(
-                "SELECT topic_type, encoded_message_definition, encoding FROM message_definitions"
-            ).fetchall()
+            rows = list(self._rows("SELECT topic_type, encoded_message_definition, encoding FROM message_definitions"))
         except sqlite3.Error:
             # Bags from before ROS 2 Iron have no such table, and a damaged one is as good as none.
             return {}
@@ -158,12 +159,10 @@ class SqliteStorage:
 
     def _count_rows(self) -> dict[int, int] | None:
         try:
-            return dict(
-                self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id").fetchall()
-            )
+            return dict(self._rows("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
         except sqlite3.DatabaseError:
             # The first read of a missing table must fail as "not a bag", and of a damaged one must not fail.
-            self._connection.execute("SELECT id, topic_id, timestamp FROM messages LIMIT 0")
+            list(self._rows("SELECT id, topic_id, timestamp FROM messages LIMIT 0"))
             return None
 
 
