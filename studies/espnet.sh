@@ -32,6 +32,16 @@ thermal_folders "$data" "$work/thermal"
 [ -f "$work/thermal.safetensors" ] || mile-edge train expert "$bundle" "$work/thermal/train" --name thermal \
     --base "$weights" --gate-only --out "$work/thermal.safetensors" --add
 
+# How often each kind of gate is right on this base's features. Folders are matched by name, so the names are links.
+for part in train test; do
+    mkdir -p "$work/gates/$part"
+    for folder in day:camvid/day dusk:camvid/dusk idd:idd_lite; do
+        ln -sfn "$(cd "$data/${folder#*:}/$part" && pwd)" "$work/gates/$part/${folder%%:*}"
+    done
+    ln -sfn "$(cd "$work/thermal/$part" && pwd)" "$work/gates/$part/thermal"
+done
+python studies/gates.py "$bundle" --base "$weights" --train "$work"/gates/train/* --test "$work"/gates/test/*
+
 # Every weight free, from the same rows, in as many steps.
 full() { # name, folder, class map
     [ -d "$work/full-$1" ] || mile-edge train base "$2" --base "$weights" --start-map "calib/class-maps/$3" --size $size \
