@@ -36,16 +36,18 @@ def high_quantile(scores: np.ndarray, share: float) -> float:
 
 
 def tolerance_limit(scores: np.ndarray, groups: np.ndarray, share: float, confidence: float = 0.9) -> float:
-    """A limit that at most this share of frames exceeds, with this confidence.
+    """A limit that about this share of frames exceeds, on the safe side.
 
     Frames of one street resemble each other, so whole groups are drawn again: a bootstrap over groups tells how far the
-    quantile may be off.
+    quantile may be off. Of few groups it tells too little, as bootstraps of tails do: with 40 simulated streets the
+    limit for 1 % at a confidence of 0.9 held it for 65 of 100 sets of streets, and 0.9 % on average (the quantile alone:
+    38 and 1.6 %).
 
     Args:
         scores: (N,) of known frames.
         groups: (N,) numbers of what each frame belongs to.
         share: of frames.
-        confidence: that the limit is high enough.
+        confidence: quantile of the bootstrap.
     """
     members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
     random = np.random.default_rng(0)

@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         type=float,
         default=0.01,
         metavar="SHARE",
-        help="of known frames that may exceed the limit, with a confidence of 90 %% (default 0.01)",
+        help="of known frames that may exceed the limit, on average over sets of places (default 0.01)",
     )
     gate.add_argument(
         "--alike",
