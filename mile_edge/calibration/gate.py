@@ -82,7 +82,7 @@ def calibrate_gate(
     Args:
         bundle: open; only read.
         folders: held-out frames; those of domains that no expert is right for count as unknown.
-        false_alarms: share of known frames that may exceed the limit, on average over sets of places; see `tolerance_limit`.
+        false_alarms: share of known frames that may exceed the limit, on average over sets of places.
         alike: so many successive frames of a folder count as one place, whose frames resemble each other.
         threads: of the network.
         report: called with the number of frames done.

@@ -40,8 +40,8 @@ def tolerance_limit(scores: np.ndarray, groups: np.ndarray, share: float, confid
 
     Frames of one street resemble each other, so whole groups are drawn again: a bootstrap over groups tells how far the
     quantile may be off. Of few groups it tells too little, as bootstraps of tails do: with 40 simulated streets the
-    limit for 1 % at a confidence of 0.9 held it for 65 of 100 sets of streets, and 0.9 % on average (the quantile alone:
-    38 and 1.6 %).
+    limit for 1 % at a confidence of 0.9 held it for 65 of 100 sets of streets, and 0.9 % on average (the quantile
+    alone: 38 and 1.6 %).
 
     Args:
         scores: (N,) of known frames.
