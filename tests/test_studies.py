@@ -229,7 +229,7 @@ def test_the_page_needs_nothing_else_and_escapes_names(studied: tuple[Lab, Store
 # Recipes
 
 
-@pytest.mark.parametrize("name", ["small", "world", "real", "leave-one-out", "reference"])
+@pytest.mark.parametrize("name", ["small", "three", "world", "real", "leave-one-out", "reference"])
 def test_every_recipe_of_the_repository_is_read(name: str) -> None:
     recipe = load_study(REPOSITORY / "studies" / f"{name}.yaml")
     assert recipe.name == name

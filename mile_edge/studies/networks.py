@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -42,17 +43,28 @@ def base_cell(source: str, folder: Path) -> Cell:
     if source.startswith("random:"):
         return Cell("base", {"title": source, "content": source, "named": False}, (), {"source": source})
     path = folder / source
-    if path.is_dir():
-        parts = [path / name for name in ("manifest.json", "config.json", "model.safetensors", "training.json")]
-    else:
-        parts = [path]
-    files = [part for part in parts if part.is_file()]
+    named = (path / "manifest.json").is_file() or (path / "training.json").is_file()
+    params = {"title": path.name, "content": _content(path), "named": named}
+    return Cell("base", params, (), {"source": str(path.resolve())})
+
+
+def _content(path: Path) -> str:
+    """A digest of a base's weights and classes; a bundle's thresholds and other experts are no part of them."""
+    digest = hashlib.sha256()
+    if (path / "manifest.json").is_file():
+        bundle = Bundle.open(path)
+        own = bundle.experts()[0]
+        digest.update(bundle.manifest.base.sha256.encode() + repr(own.classes).encode())
+        for array in (own.classifier_weight, own.classifier_bias):
+            digest.update(np.ascontiguousarray(array, np.float32).tobytes())
+        return digest.hexdigest()
+    names = ("config.json", "model.safetensors", "training.json")
+    files = [file for file in (path, *(path / name for name in names)) if file.is_file()]
     if not files:
         raise RecipeError(f"base '{path}' does not exist; give a bundle, the folder of a base or random:segformer-b0")
-    digest = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files))
-    named = any(file.name in {"manifest.json", "training.json"} for file in files)
-    params = {"title": path.name, "content": digest.hexdigest(), "named": named}
-    return Cell("base", params, (), {"source": str(path.resolve())})
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def make_base(job: Job) -> None:
