@@ -75,15 +75,22 @@ def _copy(place: Place, name: str, partial: Path, size: int, check: Callable[[],
             stream.truncate(0)
             stream.seek(0)
             digest, have = hashlib.sha256(), 0
+        stopped: Exception | None = None
         if have < size:
             with place.opened(name, have) as source:
                 while have < size and (piece := source.read(min(CHUNK, size - have))):
-                    check()
-                    stream.write(piece)
+                    try:
+                        check()
+                        stream.write(piece)
+                    except Exception as problem:  # not the place's fault: raised again once it is closed
+                        stopped = problem
+                        break
                     digest.update(piece)
                     have += len(piece)
         stream.flush()
         os.fsync(descriptor)
+    if stopped is not None:
+        raise stopped
     return digest.hexdigest()
 
 

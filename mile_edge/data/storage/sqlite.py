@@ -201,4 +201,4 @@ def _mark(bits: bytearray, row: int) -> None:
 
 
 def _is_marked(bits: bytearray, row: int) -> bool:
-    return row >> 3 < len(bits) and bool(bits[row >> 3] & 1 << (row & 7))
+    return 0 <= row >> 3 < len(bits) and bool(bits[row >> 3] & 1 << (row & 7))
