@@ -223,10 +223,12 @@ class Experts(Method):
     def stored(self, lab: Lab, stream: Stream, store: Store) -> Stored:
         """The base, and adapter, head and what the gate reads of every expert."""
         results = [store.result(cell) for cell in self.training(lab, stream)]
-        parts = {part: float(np.mean([result["sizes"][part] for result in results])) for part in ("adapter", "head")}
+        every = {part: [result["sizes"][part] for result in results] for part in ("adapter", "head")}
+        # A base's own row in a bundle has no adapter, which says nothing of what one more task adds.
+        adapter, head = (float(np.mean([size for size in sizes if size] or [0])) for sizes in every.values())
         prototypes = float(prototype_bytes(self.gate, results[0]["dim"], lab.recipe.centres))
-        total = _base_bytes(lab, store) + len(results) * (sum(parts.values()) + prototypes)
-        return Stored(parts["adapter"], parts["head"], prototypes, total)
+        total = _base_bytes(lab, store) + sum(map(sum, every.values())) + len(results) * prototypes
+        return Stored(adapter, head, prototypes, total)
 
 
 @lru_cache(maxsize=256)
