@@ -22,8 +22,9 @@ from mile_edge.fleet.part import PART, part_of, read_part
 from mile_edge.fleet.places import is_url
 from mile_edge.fleet.transfer import bag_version, fetch_bag, forget_bag
 from mile_edge.replay import ReplayOptions
+from mile_edge.replay.options import check_options
 from mile_edge.replay.outputs import aside, publish_text
-from mile_edge.replay.run import PAGE, REPORT, check_options, open_segmenter, replay_next
+from mile_edge.replay.run import PAGE, REPORT, open_segmenter, replay_next
 from mile_edge.workers import Context, run_jobs
 
 BAGS = "bags"
