@@ -163,7 +163,7 @@ def read_journal(folder: str | os.PathLike[str], state: str) -> Journal:
     ]
     if found and size <= MAX_READ and found[0][0].previous:
         broken.insert(0, found[0][0].number)
-    following = [record.before for record, _ in found[1:]] + [state]
+    following = [*(record.before for record, _ in found[1:]), state][: len(found)]
     records = (
         Record(**{**vars(record), "outcome": _outcome(record, then)})
         for (record, _), then in zip(found, following, strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def list_bags(given: Sequence[str]) -> list[str]:
 
 
 def _expanded(text: str) -> Iterable[str]:
-    if not has_wildcard(text) or (not is_url(text) and Path(text).exists()):
+    # Not Path's: it raises for a name that no file can have.
+    if not has_wildcard(text) or (not is_url(text) and os.path.exists(text)):  # noqa: PTH110
         return [text]
     # What starts with a dot lies there half written.
     names = matching(text) if is_url(text) else sorted(glob.glob(text))  # noqa: PTH207 - a pattern may be absolute

@@ -11,6 +11,7 @@ from typing import Any
 from bag_targets import bag_targets
 from bundle_targets import bundle_targets
 from other_targets import image_targets, request_targets, text_targets
+from trust_targets import trust_targets
 from watch import Batch, Findings, Target, watch
 
 from mile_edge.workers import Context, Outcome, run_jobs
@@ -18,7 +19,7 @@ from mile_edge.workers import Context, Outcome, run_jobs
 
 def targets() -> dict[str, Target]:
     """Every parser by name."""
-    found = [*bundle_targets(), *bag_targets(), *image_targets(), *text_targets(), *request_targets()]
+    found = [*bundle_targets(), *bag_targets(), *image_targets(), *text_targets(), *request_targets(), *trust_targets()]
     return {target.name: target for target in found}
 
 

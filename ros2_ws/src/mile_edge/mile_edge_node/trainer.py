@@ -92,7 +92,8 @@ def command(order: Order, python: str, nice: int, out: Path) -> list[str]:
     """
     if not NAME.fullmatch(order.name):
         raise RecipeError(f"the name is {order.name[:80]!r}; use lower-case letters, digits, - and _ (at most 64)")
-    if not order.data or not _exists(order.data):
+    # Not Path's: it raises for a name that no file can have.
+    if not order.data or not os.path.exists(order.data):  # noqa: PTH110
         raise RecipeError(f"the data {order.data[:200]!r} does not exist; give a labelled bag or folder on the robot")
     # It must not outlive a node that is killed: nobody would add its expert, and the next one would train beside it.
     parts = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
@@ -172,14 +173,6 @@ class Training:
                 self.progress = TrainingProgress(int(step), int(steps), float(loss), score)
             elif line.strip():
                 self._last_words = line.strip()[-500:]
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        # A name that no file can have, such as one of a thousand letters.
-        return False
 
 
 def _environment(python: str) -> dict[str, str]:
