@@ -91,7 +91,7 @@ def _indexed_segment(content: memoryview) -> Segment | None:
         stored, raw = struct.unpack_from("<QQ", content, after)
     except (struct.error, UnicodeDecodeError):
         return None
-    ends = [offset for offset, _ in places[1:]] + [at + length + index_length]
+    ends = [*(offset for offset, _ in places[1:]), at + length + index_length][: len(places)]
     counts = {key: (stop - offset - 15) // 16 for (offset, key), stop in zip(places, ends, strict=True)}
     first = at + HEAD.size + _CHUNK.size + len(compression) + 8
     # A file may leave out its message indices: then the counts are not known rather than 0.

@@ -39,8 +39,8 @@ class SqliteStorage:
         except sqlite3.Error as problem:
             self._connection.close()
             raise BagError(
-                f"The topics of '{path}' cannot be read ({problem}); it is not a rosbag2 database, or its first pages "
-                "are lost."
+                f"The topics of '{path}' cannot be read ({_brief(problem)}); it is not a rosbag2 database, or its first "
+                "pages are lost."
             ) from None
         self.channels: tuple[Channel, ...] = tuple(
             Channel(c.topic, c.msgtype, c.definition, c.syntax, c.encoding, counts.get(key, 0) if counts else None)
@@ -178,7 +178,9 @@ def _connect(path: Path) -> sqlite3.Connection:
             # SQLite refuses every query on a file that is shorter than its header says, except under this setting.
             connection.execute("PRAGMA writable_schema=ON")
     except sqlite3.Error as problem:
-        raise BagError(f"The bag file '{path}' cannot be opened ({problem}); give a rosbag2 sqlite3 file.") from None
+        raise BagError(
+            f"The bag file '{path}' cannot be opened ({_brief(problem)}); give a rosbag2 sqlite3 file."
+        ) from None
     return connection
 
 
@@ -202,3 +204,8 @@ def _mark(bits: bytearray, row: int) -> None:
 
 def _is_marked(bits: bytearray, row: int) -> bool:
     return 0 <= row >> 3 < len(bits) and bool(bits[row >> 3] & 1 << (row & 7))
+
+
+def _brief(problem: sqlite3.Error) -> str:
+    # SQLite quotes the file's own text, line breaks and all.
+    return " ".join(str(problem).split())[:200]
