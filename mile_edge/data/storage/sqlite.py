@@ -39,8 +39,8 @@ class SqliteStorage:
         except sqlite3.Error as problem:
             self._connection.close()
             raise BagError(
-                f"The topics of '{path}' cannot be read ({_brief(problem)}); it is not a rosbag2 database, or its first "
-                "pages are lost."
+                f"The topics of '{path}' cannot be read ({_brief(problem)}); it is not a rosbag2 database, or its "
+                "first pages are lost."
             ) from None
         self.channels: tuple[Channel, ...] = tuple(
             Channel(c.topic, c.msgtype, c.definition, c.syntax, c.encoding, counts.get(key, 0) if counts else None)
