@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -38,7 +39,10 @@ def test_every_kind_of_fault_is_found_and_saved(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("watch.SECONDS", 0.2)
     inputs = iter(range(6))
     target = Target("planted", lambda _: bytes([next(inputs)]), planted)
+    before = resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS)
     findings = watch(target, Batch("planted", 1, 0, 6), tmp_path, tmp_path)
+    # A limit left behind would end the rest of the test run.
+    assert (resource.getrlimit(resource.RLIMIT_CPU), resource.getrlimit(resource.RLIMIT_AS)) == before
     assert (findings.accepted, findings.refused) == (1, 2)
     said = " ".join(findings.broken)
     assert len(findings.broken) == 4

@@ -83,22 +83,33 @@ def watch(target: Target, batch: Batch, folder: Path, failures: Path) -> Finding
     """Feed a batch to its target; every input that breaks something is saved in `failures`."""
     findings = Findings()
     current = failures / f"current-{batch.target}-{batch.seed}-{batch.first}"
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    # A loop inside a C library hears no exception: the kernel ends the process, and the current input tells why.
-    ceiling = int(used.ru_utime + used.ru_stime + batch.count * 1.0 + SECONDS + _GRACE_S)
-    resource.setrlimit(resource.RLIMIT_CPU, (ceiling, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    signal.signal(signal.SIGPROF, _too_slow)
-    for index in range(batch.first, batch.first + batch.count):
-        data = target.make(dice_of(batch, index))
-        current.write_bytes(data)
-        reason = _feed(target, data, folder, findings)
-        if reason is not None:
-            kept = failures / f"{batch.target}-{batch.seed}-{index}"
-            kept.write_bytes(data)
-            kept.with_suffix(".txt").write_text(reason)
-            findings.broken.append(f"{kept.name}: {reason.strip().splitlines()[-1]}")
+    with _processor_time(batch.count * 1.0 + SECONDS + _GRACE_S):
+        for index in range(batch.first, batch.first + batch.count):
+            data = target.make(dice_of(batch, index))
+            current.write_bytes(data)
+            reason = _feed(target, data, folder, findings)
+            if reason is not None:
+                kept = failures / f"{batch.target}-{batch.seed}-{index}"
+                kept.write_bytes(data)
+                kept.with_suffix(".txt").write_text(reason)
+                findings.broken.append(f"{kept.name}: {reason.strip().splitlines()[-1]}")
     current.unlink(missing_ok=True)
     return findings
+
+
+@contextlib.contextmanager
+def _processor_time(seconds: float) -> Iterator[None]:
+    """Allow this process so much processor time more; the process may be a test run that goes on afterwards."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    before = resource.getrlimit(resource.RLIMIT_CPU)
+    handler = signal.signal(signal.SIGPROF, _too_slow)
+    # A loop inside a C library hears no exception: the kernel ends the process, and the current input tells why.
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime + seconds), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, before)
+        signal.signal(signal.SIGPROF, handler)
 
 
 def _feed(target: Target, data: bytes, folder: Path, findings: Findings) -> str | None:
