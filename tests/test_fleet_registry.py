@@ -70,8 +70,8 @@ def test_a_pull_that_broke_off_reads_only_the_rest(tmp_path: Path, monkeypatch: 
     partial = target.with_name(f".{target.name}.{entry.sha256[:16]}.partial")
     partial.write_bytes(whole[:700])
     starts: list[int] = []
-    opened = type(place).opened
-    monkeypatch.setattr(type(place), "opened", lambda self, name, at=0: starts.append(at) or opened(self, name, at))
+    pieces = type(place).pieces
+    monkeypatch.setattr(type(place), "pieces", lambda self, name, at=0: starts.append(at) or pieces(self, name, at))
     fetch(place, entry.file, target, sha256=entry.sha256)
     assert starts == [700] and target.read_bytes() == whole and not partial.exists()
     # A torn first half is found by the hash, and the next attempt starts from nothing.

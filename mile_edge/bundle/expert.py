@@ -17,7 +17,7 @@ from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.manifest import TAPS
 from mile_edge.bundle.package import Package, read_package
-from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
+from mile_edge.bundle.strict_json import Fields, check_plain, fields_of_texts, shown
 from mile_edge.bundle.tensor_file import Tensor, content_digest, read_tensors, write_tensors
 from mile_edge.errors import ExpertError
 
@@ -192,19 +192,13 @@ def parse_expert(data: bytes, where: str, *, check_digest: bool = True) -> Exper
 
 
 def _structured(metadata: dict[str, str]) -> Fields:
-    """Metadata is text by format; this gives each entry the type it stands for."""
-    values: dict[str, Any] = dict(metadata)
-    for key in ("schema", "rank", "count"):
-        text = metadata.get(key, "")
-        if text.isascii() and text.isdigit() and len(text) <= 16:
-            values[key] = int(text)
-    for key in ("classes", "sensors", "domains", "attributes", "training", "scores", "package"):
-        if key in metadata:
-            try:
-                values[key] = parse_value(metadata[key])
-            except ValueError as error:
-                raise ExpertError(f"metadata {key} {error}; {REMEDY}") from None
-    return Fields(values, "", ExpertError, REMEDY)
+    return fields_of_texts(
+        metadata,
+        integers=("schema", "rank", "count"),
+        values=("classes", "sensors", "domains", "attributes", "training", "scores", "package"),
+        error=ExpertError,
+        remedy=REMEDY,
+    )
 
 
 def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.fusion import FUSIONS, FusionLayout
 from mile_edge.bundle.labels import ClassLabel, class_labels
-from mile_edge.bundle.strict_json import Fields, check_plain, parse_value, shown
+from mile_edge.bundle.strict_json import Fields, check_plain, fields_of_texts, shown
 from mile_edge.bundle.tensor_file import Tensor, read_tensors, write_tensors
 from mile_edge.errors import FusionError
 
@@ -131,18 +131,13 @@ def check_head(head: FusionHead, layout: FusionLayout, base_sha256: str, where: 
 
 
 def _structured(metadata: dict[str, str]) -> Fields:
-    values: dict[str, Any] = dict(metadata)
-    for key in ("schema", "width", "hidden"):
-        text = metadata.get(key, "")
-        if text.isascii() and text.isdigit() and len(text) <= 16:
-            values[key] = int(text)
-    for key in ("classes", "training", "scores"):
-        if key in metadata:
-            try:
-                values[key] = parse_value(metadata[key])
-            except ValueError as error:
-                raise FusionError(f"metadata {key} {error}; {REMEDY}") from None
-    return Fields(values, "", FusionError, REMEDY)
+    return fields_of_texts(
+        metadata,
+        integers=("schema", "width", "hidden"),
+        values=("classes", "training", "scores"),
+        error=FusionError,
+        remedy=REMEDY,
+    )
 
 
 def _head(tensors: Mapping[str, Tensor], meta: Fields) -> FusionHead:

@@ -130,7 +130,7 @@ def read_private_key(path: str | os.PathLike[str], passphrase: bytes | None = No
         if passphrase is None:
             raise PassphraseError(f"{where} is encrypted; give its passphrase") from None
         raise ExpertError(f"{where} is not encrypted; give no passphrase") from None
-    except Exception:  # the library's errors for a bad file share no base class
+    except _unreadable():
         raise ExpertError(
             f"{where} is no secret key, or its passphrase is wrong; give a file of experts keygen"
         ) from None
@@ -150,7 +150,7 @@ def read_public_key(path: str | os.PathLike[str]) -> Ed25519PublicKey:
     data = read_regular(path, MAX_KEY_BYTES, where, ExpertError)
     try:
         key = serialization.load_pem_public_key(data)
-    except Exception:  # the library's errors for a bad file share no base class
+    except _unreadable():
         key = None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise ExpertError(f"{where} is no Ed25519 public key; replace it with the .pub file of experts keygen")
@@ -168,3 +168,10 @@ def _library() -> tuple[Any, Any]:
     except ImportError:
         raise ExpertError("signatures need the package cryptography; pip install 'cryptography>=41'") from None
     return serialization, ed25519
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What the library raises for a file that is no key, or one of a kind that it does not know."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    return ValueError, UnsupportedAlgorithm

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from mile_edge.errors import MileError
@@ -241,3 +242,32 @@ class Fields:
         """Refuse a field that was not taken."""
         for key in self._values:
             raise self._error(f"field {shown(self.path(key))} is not known to this version; {self._remedy}")
+
+
+def fields_of_texts(
+    texts: Mapping[str, str], *, integers: Iterable[str], values: Iterable[str], error: type[MileError], remedy: str
+) -> Fields:
+    """The fields of a safetensors file's metadata, which is text by format, each as the type it stands for.
+
+    Args:
+        texts: the metadata.
+        integers: entries that are whole numbers; one that is none stays text, which `Fields.integer` then refuses.
+        values: entries that are JSON.
+        error: what is raised, here and by the fields.
+        remedy: what a message advises.
+
+    Raises:
+        MileError: of the type `error`: an entry is no JSON.
+    """
+    found: dict[str, Any] = dict(texts)
+    for key in integers:
+        text = texts.get(key, "")
+        if text.isascii() and text.isdigit() and len(text) <= 16:
+            found[key] = int(text)
+    for key in values:
+        if key in texts:
+            try:
+                found[key] = parse_value(texts[key])
+            except ValueError as problem:
+                raise error(f"metadata {key} {problem}; {remedy}") from None
+    return Fields(found, "", error, remedy)

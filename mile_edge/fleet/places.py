@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mile_edge.bundle.files import PARTIAL, named, sync_folder
@@ -27,7 +28,7 @@ def has_wildcard(text: str) -> bool:
     return any(letter in text for letter in "*?[")
 
 
-class Place:
+class Place(ABC):
     """A folder and what lies in it; `name` is always relative, with slashes.
 
     Raises:
@@ -36,41 +37,45 @@ class Place:
 
     url: str
 
+    @abstractmethod
     def files(self) -> dict[str, int]:
         """Every file below, by name, with its bytes; empty where the folder does not exist."""
-        raise NotImplementedError
 
+    @abstractmethod
     def size(self, name: str) -> int | None:
         """Bytes of a file, None where there is none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_folder(self, name: str) -> bool:
         """Whether a name is a folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def token(self, name: str) -> str:
         """A text that changes when the file does: size and time here, an ETag elsewhere."""
-        raise NotImplementedError
 
-    def opened(self, name: str, start: int = 0) -> contextlib.AbstractContextManager[BinaryIO]:
-        """A file from byte `start` on."""
-        raise NotImplementedError
+    @abstractmethod
+    def pieces(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
+        """The bytes of a file from `start` on, at most CHUNK at a time; close it where the rest is not wanted."""
 
+    @abstractmethod
     def put(self, source: Path, name: str) -> None:
         """Copy a file into the place; it appears under its name whole or not at all."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file; harmless where there is none."""
-        raise NotImplementedError
 
     def read(self, name: str, limit: int) -> bytes:
         """All bytes of a file of at most `limit` bytes."""
-        with self.opened(name) as stream:
-            data = stream.read(limit + 1)
+        data = bytearray()
+        with contextlib.closing(self.pieces(name)) as pieces:
+            for piece in pieces:
+                data += piece
+                if len(data) > limit:
+                    break
         if len(data) > limit:
             raise TransferError(f"{self.shown(name)} has more than {limit} bytes; check that it is the right file")
-        return data
+        return bytes(data)
 
     def shown(self, name: str) -> str:
         """Where a file lies, for a message."""
@@ -128,11 +133,11 @@ class _Folder(Place):
             status = (self._folder / checked(name)).stat()
             return f"{status.st_size}-{status.st_mtime_ns}"
 
-    @contextlib.contextmanager
-    def opened(self, name: str, start: int = 0) -> Iterator[BinaryIO]:
+    def pieces(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         with _translated(self.shown(name)), (self._folder / checked(name)).open("rb") as stream:
             stream.seek(start)
-            yield stream
+            while piece := stream.read(CHUNK):
+                yield piece
 
     def put(self, source: Path, name: str) -> None:
         target = self._folder / checked(name)
@@ -196,11 +201,11 @@ class _Remote(Place):
         with _translated(self.shown(name)):
             return str(self._files.ukey(self._at(name)))
 
-    @contextlib.contextmanager
-    def opened(self, name: str, start: int = 0) -> Iterator[BinaryIO]:
+    def pieces(self, name: str, start: int = 0) -> Generator[bytes, None, None]:
         with _translated(self.shown(name)), self._files.open(self._at(name), "rb") as stream:
             stream.seek(start)
-            yield stream
+            while piece := stream.read(CHUNK):
+                yield piece
 
     def put(self, source: Path, name: str) -> None:
         # Aside first: not every file system makes an upload appear at once.

@@ -75,22 +75,21 @@ def _copy(place: Place, name: str, partial: Path, size: int, check: Callable[[],
             stream.truncate(0)
             stream.seek(0)
             digest, have = hashlib.sha256(), 0
-        stopped: Exception | None = None
-        if have < size:
-            with place.opened(name, have) as source:
-                while have < size and (piece := source.read(min(CHUNK, size - have))):
-                    try:
+        try:
+            if have < size:
+                with contextlib.closing(place.pieces(name, have)) as pieces:
+                    for piece in pieces:
                         check()
-                        stream.write(piece)
-                    except Exception as problem:  # not the place's fault: raised again once it is closed
-                        stopped = problem
-                        break
-                    digest.update(piece)
-                    have += len(piece)
-        stream.flush()
-        os.fsync(descriptor)
-    if stopped is not None:
-        raise stopped
+                        kept = piece[: size - have]
+                        stream.write(kept)
+                        digest.update(kept)
+                        have += len(kept)
+                        if have == size:
+                            break
+        finally:
+            # What came before the end, or before `check` ended it, is where the next call goes on.
+            stream.flush()
+            os.fsync(descriptor)
     return digest.hexdigest()
 
 
