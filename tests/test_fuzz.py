@@ -14,7 +14,8 @@ import pytest
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.append(str(FUZZ))
 
-from watch import Batch, Target, watch
+from fuzzing import Record
+from watch import Batch, Findings, Target, watch
 
 from mile_edge.errors import DataError
 
@@ -69,3 +70,11 @@ def test_a_few_inputs_of_every_kind_break_nothing(tmp_path: Path, target: str) -
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 of 20 inputs broke something" in done.stdout
+
+
+def test_a_run_goes_on_where_it_was_stopped_and_repeats_what_broke(tmp_path: Path) -> None:
+    whole, broken = Batch("planted", 1, 0, 6), Batch("planted", 1, 6, 6)
+    record = Record(tmp_path / "record.jsonl")
+    record.add(whole, Findings(accepted=2, refused=4))
+    record.add(broken, Findings(accepted=5, broken=["planted-1-7: KeyError"]))
+    assert Record(tmp_path / "record.jsonl").done == {whole: (2, 4)}

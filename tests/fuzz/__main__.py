@@ -2,6 +2,8 @@
 
 Nothing but a result or a `MileError` of one sentence may come out, within 10 s of processor time and 1 GiB of memory.
 An input that breaks this is saved with its traceback, and `python tests/fuzz --again FILE` feeds it once more.
+With `--record FILE` a run that was stopped goes on where it was: batches that the record holds are counted, not run;
+those of them that broke something run again.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 sys.path[1:1] = [str(_HERE.parent), str(_HERE.parents[1]), str(_HERE.parents[1] / "ros2_ws" / "src" / "mile_edge")]
 
-from fuzzing import Fuzzer, batches, fuzz, targets
+from fuzzing import Fuzzer, Record, batches, fuzz, targets
 
 
 def main() -> int:
@@ -31,6 +33,7 @@ def main() -> int:
     parser.add_argument("--failures", type=Path, default=Path("out/fuzz"), help="where inputs that break go")
     parser.add_argument("--again", type=Path, metavar="FILE", help="feed one saved input to its target")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="go on from what this file says was done")
     args = parser.parse_args()
     known = targets()
     if args.again is not None:
@@ -43,10 +46,16 @@ def main() -> int:
     counts = {name: Counter[str]() for name in names}
     broken: list[str] = []
     started = time.monotonic()
-    for batch, findings in fuzz(
-        Fuzzer(args.failures), batches(names, args.inputs, args.seed), args.workers, lambda: bool(interrupted)
-    ):
+    jobs = batches(names, args.inputs, args.seed)
+    record = Record(args.record)
+    for batch in jobs:
+        if batch in record.done:
+            accepted, refused = record.done[batch]
+            counts[batch.target].update(accepted=accepted, refused=refused)
+    left = [batch for batch in jobs if batch not in record.done]
+    for batch, findings in fuzz(Fuzzer(args.failures), left, args.workers, lambda: bool(interrupted)):
         counts[batch.target].update(accepted=findings.accepted, refused=findings.refused, broken=len(findings.broken))
+        record.add(batch, findings)
         broken += findings.broken
         for line in findings.broken:
             print("BROKEN", line, flush=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,32 @@ def batches(names: Sequence[str], inputs: int, seed: int, size: int = 200) -> li
     share = -(-inputs // len(names))
     starts = range(0, share, size)
     return [Batch(name, seed, start, min(size, share - start)) for start in starts for name in names]
+
+
+class Record:
+    """A file of JSON lines that outlives a run: the batches that broke nothing, and what they came to.
+
+    Args:
+        file: read where it is there, and written to; ``None`` keeps nothing.
+
+    Attributes:
+        done: batch to inputs accepted and refused.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.done: dict[Batch, tuple[int, int]] = {}
+        for line in file.read_text().splitlines() if file is not None and file.exists() else []:
+            found = json.loads(line)
+            self.done[Batch(**found["batch"])] = (found["accepted"], found["refused"])
+
+    def add(self, batch: Batch, findings: Findings) -> None:
+        """Keep a batch; one that broke something is left out, so that it runs again once the fault is mended."""
+        if self._file is None or findings.broken:
+            return
+        counts = {"accepted": findings.accepted, "refused": findings.refused}
+        with self._file.open("a") as lines:
+            lines.write(json.dumps({"batch": asdict(batch), **counts}) + "\n")
 
 
 def fuzz(
