@@ -6,9 +6,11 @@ Every few seconds an expert is added or removed in turn, from a thread of its ow
 Known frames go through the gate, or are pinned to an expert in turn. Every mask is compared bit by bit with the mask
 that the expert it names gave that frame before the soak began: one pixel that differs is a frame under a wrong expert.
 Memory is the process's resident set after a warm-up of five minutes (a tenth of a shorter run) against that at the end,
-each the median of a minute. Latency near an add is that of the frames within 100 ms of its beginning or its end; it is
-held against the frames between the changes, and the gap of the two p99 is taken over the whole run and as a median over
-stretches of ten adds.
+each the median of a minute. Latency near an add is that of the frames within 100 ms of its beginning or its end. It is
+held against all frames between the changes, and against a control: the frames near a moment midway to the next change,
+as long as the add was, where nothing happens. The gaps of the p99 are taken over the whole run and as a median over
+stretches of ten adds. What is left of the gap to the control on a busy machine is still not the add's alone: an add
+also takes its process's share of the processors.
 """
 
 from __future__ import annotations
@@ -156,7 +158,7 @@ def _soak(segmenter: Segmenter, file: Path, guest: str, minutes: float, every: f
         changer.join()
     if problems:
         raise SystemExit(f"the soak ended early: {problems[0]}")
-    return _account(seen, changes, started)
+    return _account(seen, changes, started, every)
 
 
 def _pinned(segmenter: Segmenter, name: str) -> str:
@@ -165,7 +167,7 @@ def _pinned(segmenter: Segmenter, name: str) -> str:
     return name
 
 
-def _account(seen: Seen, changes: Changes, started: float) -> dict[str, Any]:
+def _account(seen: Seen, changes: Changes, started: float, every: float) -> dict[str, Any]:
     ended, took = seen.frames.columns()
     took = took * 1e3
     moments, mib = seen.memory.columns()
@@ -175,8 +177,10 @@ def _account(seen: Seen, changes: Changes, started: float) -> dict[str, Any]:
     end = min(60.0, total / 10)
     before = float(np.median(mib[(moments >= warm) & (moments < warm + end)]))
     after = float(np.median(mib[moments > ended[-1] - end]))
-    near, quiet = _near(ended, took, changes.added), _away(ended, took, [*changes.added, *changes.removed])
-    extra, stretches = _extra(ended, took, changes)
+    near = _is_near(ended, took, changes.added)
+    control = _is_near(ended, took, [(began + every / 2, done + every / 2) for began, done in changes.added])
+    quiet = ~(near | _is_near(ended, took, changes.removed))
+    control &= quiet
     return {
         "minutes": round(total / 60, 2),
         "frames": len(took),
@@ -187,39 +191,39 @@ def _account(seen: Seen, changes: Changes, started: float) -> dict[str, Any]:
         "add_ms": _percentiles([(end - began) * 1e3 for began, end in changes.added]),
         "memory_mib": {"after_warm_up": round(before, 2), "end": round(after, 2)},
         "memory_growth_percent": round((after / before - 1) * 100, 3),
-        "latency_ms": {"near_an_add": _percentiles(near), "quiet": _percentiles(quiet)},
-        "p99_extra_ms": {"whole_run": _p99_gap(near, quiet), "median_of_stretches": extra, "stretches": stretches},
+        "latency_ms": {
+            "near_an_add": _percentiles(took[near]),
+            "control": _percentiles(took[control]),
+            "quiet": _percentiles(took[quiet]),
+        },
+        "p99_extra_ms": {
+            against: {
+                "whole_run": _p99_gap(took[near], took[others]),
+                "median_of_stretches": _extra(ended, took, changes, near, others),
+            }
+            for against, others in (("over_quiet", quiet), ("over_control", control))
+        },
+        "stretches": len(changes.added) // STRETCH,
     }
 
 
 def _is_near(ended: np.ndarray, took: np.ndarray, spans: list[tuple[float, float]]) -> np.ndarray:
-    """Which frames were under way within `NEAR_S` of a change, (N,) bool."""
+    """Which frames were under way within `NEAR_S` of a span, (N,) bool."""
     found = np.zeros(len(ended), bool)
     for began, end in spans:
         found |= (ended >= began - NEAR_S) & (ended - took / 1e3 <= end + NEAR_S)
     return found
 
 
-def _near(ended: np.ndarray, took: np.ndarray, spans: list[tuple[float, float]]) -> np.ndarray:
-    return took[_is_near(ended, took, spans)]
-
-
-def _away(ended: np.ndarray, took: np.ndarray, spans: list[tuple[float, float]]) -> np.ndarray:
-    return took[~_is_near(ended, took, spans)]
-
-
-def _extra(ended: np.ndarray, took: np.ndarray, changes: Changes) -> tuple[float | None, int]:
-    """The median, over stretches of ten adds, of p99 near an add less p99 of the quiet frames of the same stretch."""
+def _extra(ended: np.ndarray, took: np.ndarray, changes: Changes, near: np.ndarray, others: np.ndarray) -> float | None:
+    """The median, over stretches of ten adds, of p99 near an add less p99 of the other frames of the same stretch."""
     gaps = []
-    every = [*changes.added, *changes.removed]
     for first in range(0, len(changes.added) - STRETCH + 1, STRETCH):
         spans = changes.added[first : first + STRETCH]
         inside = (ended >= spans[0][0] - 5) & (ended <= spans[-1][1] + 5)
-        near = _near(ended[inside], took[inside], spans)
-        quiet = _away(ended[inside], took[inside], every)
-        if len(near) and len(quiet):
-            gaps.append(_p99_gap(near, quiet))
-    return (round(statistics.median(gaps), 3), len(gaps)) if gaps else (None, 0)
+        if (near & inside).any() and (others & inside).any():
+            gaps.append(_p99_gap(took[near & inside], took[others & inside]))
+    return round(statistics.median(gaps), 3) if gaps else None
 
 
 def _p99_gap(near: np.ndarray, quiet: np.ndarray) -> float:

@@ -55,7 +55,7 @@ class Recording:
             self._writer = rosbag1.Writer(path)
             if mode:
                 self._writer.set_compression(rosbag1.Writer.CompressionFormat[mode.upper()])
-        self._connections: dict[str, Any] = {}
+        self._connections: dict[tuple[str, str], Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Recording:
@@ -72,9 +72,10 @@ class Recording:
 
     def write_raw(self, topic: str, msgtype: str, time: int, data: bytes | memoryview) -> None:
         """Write serialised bytes, sound or not."""
-        if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=self.store)
-        self._writer.write(self._connections[topic], time, data)
+        key = (topic, msgtype)
+        if key not in self._connections:
+            self._connections[key] = self._writer.add_connection(topic, msgtype, typestore=self.store)
+        self._writer.write(self._connections[key], time, data)
 
     def image(
         self,

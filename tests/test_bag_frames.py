@@ -17,6 +17,7 @@ from mile_edge.data.bag_frames import (
     OUTSIDE_LABEL,
     STRAY_LABEL,
     UNFIT_IMAGE,
+    UNPARSED,
     BagFrame,
     BagFrames,
 )
@@ -99,6 +100,23 @@ def test_the_domain_holds_from_its_message_on(tmp_path: Path) -> None:
         recording.text("/weather", START, "fog")
     assert [frame.domain for frame in frames_of(tmp_path / "bag")[0]] == [None, "day", "dusk"]
     assert {frame.domain for frame in frames_of(tmp_path / "bag", domains="/weather")[0]} <= {"fog", None}
+
+
+@pytest.mark.parametrize("kind", ["mcap", "sqlite3"])
+def test_messages_of_another_type_under_one_topic_are_what_they_say_or_counted(kind: str, tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    Image.fromarray(RGB).save(sink, "PNG")
+    with Recording(tmp_path / "bag", kind) as recording:
+        recording.text("/truth/domain", START, "day")
+        recording.image("/camera/image", START, "rgb8", RGB)
+        recording.compressed("/camera/image", START + STEP, "rgb8; png compressed", sink.getvalue())
+        recording.text("/camera/image", START + 2 * STEP, "no image")
+        recording.image("/truth/domain", START + 3 * STEP, "rgb8", RGB)
+    frames, skipped = frames_of(tmp_path / "bag")
+    assert [frame.domain for frame in frames] == ["day", "day"]
+    for frame in frames:
+        np.testing.assert_array_equal(frame.frame, RGB)
+    assert skipped == {UNPARSED: 2}
 
 
 def test_labels_of_another_size_are_fitted_and_noted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mile_edge.data.class_map import apply_class_map
 from mile_edge.data.encodings import SUPPORTED_ENCODINGS, decode_compressed, decode_image
 from mile_edge.data.pairing import Label, Pairing, Waiting
 from mile_edge.data.sensors import SensorProfile
-from mile_edge.data.topics import COMPRESSED, TopicPlan, sensor_kind
+from mile_edge.data.topics import COMPRESSED, RAW, TEXT, TopicPlan, sensor_kind
 from mile_edge.errors import DataError, SensorError
 
 STRAY_LABEL = "label without an image"
@@ -89,8 +89,11 @@ class BagFrames:
     def __iter__(self) -> Iterator[BagFrame]:
         domain: str | None = None
         for message in self._bag.messages(self._plan.all):
-            if message.topic == self._plan.domains:
+            # A damaged or merged bag may list a topic twice, with two types: each message is what it says itself.
+            if message.topic == self._plan.domains and message.msgtype == TEXT:
                 domain = str(message.value.data).strip()[:_MAX_DOMAIN] or None
+            elif message.topic == self._plan.domains or message.msgtype not in (RAW, COMPRESSED):
+                self._skip(UNPARSED)
             elif message.topic not in self._plan.images:
                 self._hand_out_label(message)
             else:
@@ -144,7 +147,7 @@ class BagFrames:
         """Yield the image's frame, or nothing where it has none, which is counted."""
         started = time.perf_counter()
         try:
-            encoding, pixels = _decode(self._bag.topics[topic].msgtype, image.value)
+            encoding, pixels = _decode(image.value.__msgtype__, image.value)
         except SensorError as problem:
             self._skip(self._reason(topic, image.value), f"{topic}: {problem}")
             return

@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mile_edge.bundle import Bundle, ShadowPlan, Trust
 from mile_edge.errors import MileError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.giving_way import giving_way
 from mile_edge.runtime.shadow import Comparison, Sample, ShadowReport, ShadowWatch, pass_inputs
 
 # A shadow pass waits so long, in seconds, for a moment without a live frame; frames back to back leave none.
@@ -82,7 +83,7 @@ class ExpertChanges(ABC):
             BundleError: the bundle is full or cannot be written; nothing has changed.
         """
         plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
-        with self._change:
+        with self._changing():
             old = self._bundle
             bundle = old.add(
                 path, name, trust=self.trust, sha256=sha256, replaces=replaces, downgrade=downgrade, shadow=plan
@@ -110,7 +111,7 @@ class ExpertChanges(ABC):
         Raises:
             BundleError: there is none, or the bundle cannot be written; nothing has changed.
         """
-        with self._change:
+        with self._changing():
             self._publish(self._bundle.promote(self._summary()))
 
     def withdraw(self) -> None:
@@ -119,7 +120,7 @@ class ExpertChanges(ABC):
         Raises:
             BundleError: there is none, or the bundle cannot be written; nothing has changed.
         """
-        with self._change:
+        with self._changing():
             self._publish(self._bundle.withdraw(self._summary()))
 
     def rollback(self, state: str | None = None) -> None:
@@ -128,7 +129,7 @@ class ExpertChanges(ABC):
         Raises:
             BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
         """
-        with self._change:
+        with self._changing():
             self._publish(self._bundle.rollback(state))
             with self._idle:
                 self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
@@ -139,10 +140,16 @@ class ExpertChanges(ABC):
         Raises:
             BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
         """
-        with self._change:
+        with self._changing():
             self._publish(self._bundle.remove(name))
             with self._idle:
                 self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time, and frames first."""
+        with self._change, giving_way():
+            yield
 
     def _publish(self, bundle: Bundle) -> None:
         self._bank.publish(bundle, self._drained, self._backend.write_row)
@@ -165,7 +172,7 @@ class ExpertChanges(ABC):
 
     def _settle(self, report: ShadowReport) -> str:
         """At the end of a shadow run: live, or withdrawn when it did not show what its plan asks for."""
-        with self._change:
+        with self._changing():
             if report.passes:
                 self._publish(self._bundle.promote(report.summary()))
                 return "live"

@@ -17,6 +17,7 @@ from mile_edge.errors import FusionError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import GateState
 from mile_edge.runtime.fusion import TOLERANCE_NS, Fused, SensorFrame, Watch, checked, largest
+from mile_edge.runtime.giving_way import giving_way
 from mile_edge.runtime.resize import resize_frames, restore
 from mile_edge.runtime.segmentation import Segmentation, stage_times
 
@@ -163,6 +164,6 @@ class SensorFusion(ABC):
             FusionError: the file is no fusion head, or does not fit; nothing has changed.
             BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
         """
-        with self._change:
+        with self._change, giving_way():
             self._bundle = set_fusion_head(self._bundle, path)
             self._follow_fusion(self._bundle)
