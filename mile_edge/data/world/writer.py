@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,27 +57,18 @@ def write_folder(
     Raises:
         DataError: an unknown domain or sensor, nothing to render, or a path that cannot be written or is in use.
     """
-    target = Path(path)
-    domains = (domain,) if isinstance(domain, str) else tuple(domain)
+    domains = _domains(domain)
     if sensor not in SENSORS:
         raise DataError(f"The world has no sensor {sensor!r}; choose from {', '.join(SENSORS)}.")
-    worlds = _worlds(seeds, frames_per_seed, domains, size)
-    aside = open_aside(target)
-    try:
-        _open_folder(aside, sensor, domains)
-        total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
-        for number in range(total):
-            world, step = worlds[number // frames_per_seed], number % frames_per_seed
-            image, label = world.view(step * FRAME_GAP, domains[number % len(domains)], sensor)
-            _save(aside, f"{number:06d}", image, label)
+    moments = _moments(seeds, frames_per_seed, domains, size, limit)
+    with _filled_aside(Path(path)) as folder:
+        _open_folder(folder, sensor, domains)
+        for number, (world, time, now) in enumerate(moments):
+            image, label = world.view(time, now, sensor)
+            _save(folder, number, image, label)
             if progress is not None:
-                progress(number + 1, total)
-        aside.replace(target)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
+                progress(number + 1, len(moments))
+    return Path(path)
 
 
 def write_drives(
@@ -110,38 +101,57 @@ def write_drives(
     Raises:
         DataError: an unknown domain, nothing to render, or a path that cannot be written or is in use.
     """
-    target = Path(path)
-    domains = (domain,) if isinstance(domain, str) else tuple(domain)
-    worlds = _worlds(seeds, frames_per_seed, domains, size)
-    aside = open_aside(target)
-    try:
+    domains = _domains(domain)
+    moments = _moments(seeds, frames_per_seed, domains, size, limit)
+    with _filled_aside(Path(path)) as folder:
         for sensor in SENSORS:
-            _open_folder(aside / sensor, sensor, domains)
-        total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
-        for number in range(total):
-            world, step = worlds[number // frames_per_seed], number % frames_per_seed
-            moment = world.frame(step * FRAME_GAP, domains[number % len(domains)])
-            images: tuple[NDArray[Any], ...] = (moment.rgb, moment.depth, moment.thermal)
+            _open_folder(folder / sensor, sensor, domains)
+        for number, (world, time, now) in enumerate(moments):
+            moment = world.frame(time, now)
+            images: tuple[NDArray[np.uint8] | NDArray[np.uint16], ...] = (moment.rgb, moment.depth, moment.thermal)
             for sensor, image in zip(SENSORS, images, strict=True):
-                _save(aside / sensor, f"{number:06d}", image, moment.label)
+                _save(folder / sensor, number, image, moment.label)
             if progress is not None:
-                progress(number + 1, total)
-        aside.replace(target)
-    except OSError as error:
-        raise DataError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return target
+                progress(number + 1, len(moments))
+    return Path(path)
 
 
-def _worlds(seeds: Sequence[int], frames_per_seed: int, domains: Sequence[str], size: tuple[int, int]) -> list[World]:
+def _domains(domain: str | Sequence[str]) -> tuple[str, ...]:
+    return (domain,) if isinstance(domain, str) else tuple(domain)
+
+
+def _moments(
+    seeds: Sequence[int],
+    frames_per_seed: int,
+    domains: Sequence[str],
+    size: tuple[int, int],
+    limit: int | None,
+) -> list[tuple[World, float, str]]:
+    """(street, seconds, domain) of every moment: street after street, the domains in turn."""
     worlds = [World(seed, size) for seed in seeds]
     if not worlds or frames_per_seed < 1 or not domains:
         raise DataError(
             f"{len(worlds)} seeds, {frames_per_seed} frames each and {len(domains)} domains make no data set; give at "
             "least one of each."
         )
-    return worlds
+    total = min(len(worlds) * frames_per_seed, limit or sys.maxsize)
+    return [
+        (worlds[number // frames_per_seed], number % frames_per_seed * FRAME_GAP, domains[number % len(domains)])
+        for number in range(total)
+    ]
+
+
+@contextmanager
+def _filled_aside(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` when all went well, and is gone when not."""
+    aside = open_aside(target)
+    try:
+        yield aside
+        aside.replace(target)
+    except OSError as error:
+        raise DataError(f"{target} cannot be written ({error.strerror or error}); choose another folder.") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def open_aside(target: Path) -> Path:
@@ -163,8 +173,8 @@ def _open_folder(folder: Path, sensor: str, domains: Sequence[str]) -> None:
     (folder / "classes.yaml").write_text(_classes_yaml(sensor, domains), encoding="utf-8")
 
 
-def _save(folder: Path, name: str, image: NDArray[np.uint8] | NDArray[np.uint16], label: NDArray[np.uint8]) -> None:
-    picture = Image.fromarray(image)
+def _save(folder: Path, number: int, image: NDArray[np.uint8] | NDArray[np.uint16], label: NDArray[np.uint8]) -> None:
+    name, picture = f"{number:06d}", Image.fromarray(image)
     if image.ndim == 3:
         picture.save(folder / "images" / f"{name}.jpg", quality=JPEG_QUALITY)
     else:
