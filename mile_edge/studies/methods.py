@@ -6,6 +6,7 @@ A method that learns one adapter task after task, such as a pool of ranks, is no
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,7 +40,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """One row of the comparison.
 
     Attributes:
@@ -56,9 +57,9 @@ class Method:
         """What was trained for it, all tasks together."""
         return ()
 
+    @abstractmethod
     def scoring(self, lab: Lab, stream: Stream, after: int, task: int) -> Sequence[Cell]:
         """Cells that R[after, task] is read from; nothing where it is not measured."""
-        raise NotImplementedError
 
     def counts(self, lab: Lab, stream: Stream, store: Store, after: int, task: int) -> np.ndarray | None:
         """Confusions (N, C, C + 1) of the task's test frames after so many tasks."""
@@ -263,3 +264,5 @@ _ALL: tuple[Method, ...] = (
     Experts("uniform", "all experts mixed, equal weights", "uniform"),
 )
 METHODS: Mapping[str, Method] = {method.name: method for method in _ALL}
+EXPERTS: Mapping[str, Experts] = {method.name: method for method in _ALL if isinstance(method, Experts)}
+"""Those of them that have one expert for each task, whom a gate chooses among."""

@@ -10,7 +10,7 @@ import numpy as np
 from mile_edge.studies import metrics
 from mile_edge.studies.cells import Cell, Store
 from mile_edge.studies.lab import Lab, Stream
-from mile_edge.studies.methods import METHODS, Experts
+from mile_edge.studies.methods import EXPERTS, Experts
 
 # What every other gate is compared with.
 HARD = "mile-mahalanobis"
@@ -44,13 +44,9 @@ def unseen_report(lab: Lab, store: Store) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     differences: dict[str, list[float]] = {}
     for stream, task, others in _left_out(lab):
-        counts = {
-            method.name: method.counts_over(lab, others, stream, store, task, None)
-            for method in [METHODS[HARD], *_gates(lab)]
-            if isinstance(method, Experts)
-        }
+        counts = {method.name: method.counts_over(lab, others, stream, store, task, None) for method in _gates(lab)}
         alone = [
-            METHODS["mile-oracle"].counts_over(lab, [expert], stream, store, task, 0)  # type: ignore[attr-defined]
+            EXPERTS["mile-oracle"].counts_over(lab, [expert], stream, store, task, 0)
             for expert in lab_experts(lab, stream)
         ]
         scores = [metrics.miou_of(each) for each in alone]
@@ -86,8 +82,9 @@ def lab_experts(lab: Lab, stream: Stream) -> list[Cell]:
 
 
 def _gates(lab: Lab) -> list[Experts]:
-    chosen = [METHODS[name] for name in dict.fromkeys((HARD, *lab.recipe.methods))]
-    return [method for method in chosen if isinstance(method, Experts) and method.gate not in {"oracle", "random"}]
+    """The gates that choose or mix, :data:`HARD` first."""
+    chosen = [EXPERTS[name] for name in dict.fromkeys((HARD, *lab.recipe.methods)) if name in EXPERTS]
+    return [method for method in chosen if method.gate not in {"oracle", "random"}]
 
 
 def _left_out(lab: Lab) -> Iterator[tuple[Stream, int, Sequence[Cell]]]:

@@ -6,7 +6,20 @@ import threading
 import time
 
 import pytest
-from mile_edge_node.latest import LatestFrames
+from mile_edge_node.latest import Arrival, LatestFrames
+
+
+def _taken_after_waiting(queue: LatestFrames, message: str) -> Arrival:
+    """What a worker takes that waits, whether or not a frame lies there, until this message is put."""
+    taken: list[Arrival] = []
+    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
+    worker.start()
+    worker.join(0.05)
+    assert worker.is_alive(), "the worker did not wait"
+    queue.put("front", message)
+    worker.join(5)
+    (arrival,) = taken
+    return arrival
 
 
 def test_the_newest_frame_takes_the_place_of_the_older_one_and_the_drop_is_counted() -> None:
@@ -30,15 +43,10 @@ def test_every_sensor_gets_its_turn_when_passes_take_fewer_frames_than_wait() ->
 
 
 def test_the_worker_waits_for_a_frame_and_wakes_for_it() -> None:
-    queue, taken = LatestFrames(["front"]), []
-    waiting = threading.Thread(target=lambda: taken.extend(queue.take(1)))
-    waiting.start()
-    waiting.join(0.05)
-    assert waiting.is_alive()
-    queue.put("front", "frame")
-    waiting.join(5)
-    assert [arrival.message for arrival in taken] == ["frame"]
-    assert 0 <= time.monotonic() - taken[0].received < 5
+    queue = LatestFrames(["front"])
+    arrival = _taken_after_waiting(queue, "frame")
+    assert arrival.message == "frame"
+    assert 0 <= time.monotonic() - arrival.received < 5
 
 
 def test_closing_wakes_the_worker_with_nothing_and_takes_nothing_more() -> None:
@@ -88,16 +96,10 @@ def _once_a_minute(queue: LatestFrames, clock: list[float], frames: int) -> None
 
 
 def test_a_frame_almost_one_period_old_waits_for_the_next_one(clock: list[float]) -> None:
-    queue, taken = LatestFrames(["front"], due_within=10.0), []
+    queue = LatestFrames(["front"], due_within=10.0)
     _once_a_minute(queue, clock, 6)
     clock[0] += 58.0
-    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
-    worker.start()
-    worker.join(0.05)
-    assert worker.is_alive()
-    queue.put("front", "next")
-    worker.join(5)
-    assert [arrival.message for arrival in taken] == ["next"]
+    assert _taken_after_waiting(queue, "next").message == "next"
     assert queue.dropped("front") == 1
 
 
@@ -109,17 +111,11 @@ def test_a_next_frame_that_does_not_come_is_not_waited_for_longer_than_that(cloc
 
 
 def test_what_a_pass_costs_beyond_the_network_counts_towards_the_age_of_its_mask(clock: list[float]) -> None:
-    queue, taken = LatestFrames(["front"], due_within=1.0), []
+    queue = LatestFrames(["front"], due_within=1.0)
     queue.passed(8.0)
     _once_a_minute(queue, clock, 6)
     clock[0] += 55.0
-    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
-    worker.start()
-    worker.join(0.05)
-    assert worker.is_alive()
-    queue.put("front", "next")
-    worker.join(5)
-    assert [arrival.message for arrival in taken] == ["next"]
+    assert _taken_after_waiting(queue, "next").message == "next"
     for _ in range(30):
         queue.passed(0.0)
     _once_a_minute(queue, clock, 6)
@@ -130,20 +126,14 @@ def test_what_a_pass_costs_beyond_the_network_counts_towards_the_age_of_its_mask
 
 
 def test_a_late_frame_is_waited_for_and_a_lost_one_or_a_pause_changes_no_period(clock: list[float]) -> None:
-    queue, taken = LatestFrames(["front"], due_within=1.0, lateness=10.0), []
+    queue = LatestFrames(["front"], due_within=1.0, lateness=10.0)
     _once_a_minute(queue, clock, 6)
     for pause in (120.0, 500.0):
         queue.take(1)
         clock[0] += pause
         queue.put("front", "after a pause")
     clock[0] += 65.0
-    worker = threading.Thread(target=lambda: taken.extend(queue.take(1)))
-    worker.start()
-    worker.join(0.05)
-    assert worker.is_alive(), "five seconds late, of ten that are allowed"
-    queue.put("front", "late")
-    worker.join(5)
-    assert [arrival.message for arrival in taken] == ["late"]
+    assert _taken_after_waiting(queue, "late").message == "late"  # five seconds late, of ten that are allowed
 
 
 def test_a_young_frame_and_one_long_overdue_are_taken_at_once(clock: list[float]) -> None:
