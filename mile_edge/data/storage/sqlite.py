@@ -56,6 +56,10 @@ class SqliteStorage:
         try:
             # Only ids are sorted: where the bag has no index by time, sorting the images would fill the memory.
             for (row,) in self._rows(query, tuple(wanted)):
+                # A table that was made without a primary key, or damage, may give text or nothing for an id.
+                if not isinstance(row, int):
+                    add_loss(losses, DAMAGED_ROW)
+                    continue
                 _mark(seen, row)
                 yield from self._fetch(row, wanted, losses)
         except sqlite3.DatabaseError:
@@ -122,7 +126,8 @@ class SqliteStorage:
         return readable, probe > row
 
     def _first_from(self, row: int, last: int) -> int:
-        found = next(self._rows("SELECT id FROM messages WHERE id >= ? ORDER BY id LIMIT 1", (row,)), None)
+        query = "SELECT id FROM messages WHERE id >= ? AND typeof(id) = 'integer' ORDER BY id LIMIT 1"
+        found = next(self._rows(query, (row,)), None)
         return last + 1 if found is None else int(found[0])
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
