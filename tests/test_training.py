@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 from mile_edge.bundle import Bundle, read_expert
 from mile_edge.cli.main import main
 from mile_edge.data.folder import FolderDataset, LabelledFrame
-from mile_edge.errors import DataError
+from mile_edge.errors import DataError, RecipeError
 from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.network.pool import ExpertPool
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
@@ -55,8 +55,16 @@ def weights(network: ExpertPool) -> dict[str, torch.Tensor]:
 
 
 def run(
-    network: ExpertPool, schedule: Schedule, checkpoint: Path | None, frames: list[LabelledFrame], stop: int = 0
-) -> None:
+    network: ExpertPool,
+    schedule: Schedule,
+    checkpoint: Path | None,
+    frames: list[LabelledFrame],
+    stop: int = 0,
+    every_s: float = 60.0,
+) -> list[str]:
+    """Train; what it told. With ``stop`` it is interrupted after that step."""
+    told: list[str] = []
+
     def report(progress: Progress) -> None:
         if stop and progress.step == stop:
             raise KeyboardInterrupt
@@ -73,7 +81,10 @@ def run(
         augmentation=PLAN,
         checkpoint=checkpoint,
         report=report,
+        tell=told.append,
+        checkpoint_s=every_s,
     )
+    return told
 
 
 def test_an_expert_learns_and_leaves_every_frozen_weight_as_it_was(workshop_bundle: Path, tmp_path: Path) -> None:
@@ -107,6 +118,49 @@ def test_a_run_that_was_stopped_takes_the_same_steps_when_it_goes_on(workshop_bu
     run(network, schedule, tmp_path / "run.checkpoint", frames)
     for name, value in weights(network).items():
         assert torch.allclose(value, straight[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize("stop", [6, 8, 9], ids=["within an epoch", "before its validation", "after its first step"])
+def test_a_run_that_is_saved_within_an_epoch_takes_the_same_steps_too(
+    workshop_bundle: Path, tmp_path: Path, stop: int
+) -> None:
+    frames, schedule = noisy_frames(6, 1), Schedule(steps=12, batch=2, steps_per_epoch=4)
+    network = pool(workshop_bundle)
+    run(network, schedule, None, frames)
+    straight = weights(network)
+    with pytest.raises(KeyboardInterrupt):
+        run(network, schedule, tmp_path / "run.checkpoint", frames, stop=stop, every_s=0.0)
+    # The step that was interrupted had not been saved.
+    told = run(network, schedule, tmp_path / "run.checkpoint", frames)
+    assert told == [f"training goes on from step {stop - 1} of 12"]
+    for name, value in weights(network).items():
+        assert torch.allclose(value, straight[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("harm", ["cut", "other numbers", "zeros", "no header"])
+def test_a_torn_checkpoint_is_refused_in_one_sentence_and_training_starts_anew(
+    workshop_bundle: Path, tmp_path: Path, harm: str
+) -> None:
+    frames, schedule, file = noisy_frames(6, 1), Schedule(steps=6, batch=2, steps_per_epoch=2), tmp_path / "checkpoint"
+    network = pool(workshop_bundle)
+    run(network, schedule, None, frames)
+    straight = weights(network)
+    with pytest.raises(KeyboardInterrupt):
+        run(network, schedule, file, frames, stop=5)
+    whole = bytearray(file.read_bytes())
+    if harm == "other numbers":
+        whole[-50] ^= 0x40
+    harmed = {"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "no header": b"", "other numbers": whole}
+    file.write_bytes(harmed[harm])
+    (sentence,) = run(network, schedule, file, frames)
+    assert sentence.endswith("is torn or damaged and is refused; training starts anew")
+    assert all(torch.allclose(value, straight[name], atol=1e-6) for name, value in weights(network).items())
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_sentence(workshop_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match=r"checkpoint .* cannot be written \(.*\); make room for it"):
+        run(pool(workshop_bundle), Schedule(steps=2), tmp_path / "file" / "checkpoint", noisy_frames(3, 1))
 
 
 def test_a_checkpoint_of_another_run_is_not_resumed(workshop_bundle: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.cli import train_fusion
+from mile_edge.cli import limits, train_fusion
 from mile_edge.cli.options import image_size, names
 from mile_edge.cli.rank_pool import add_options, put_in_place, rank_pool_of
 from mile_edge.errors import DataError
@@ -31,7 +31,9 @@ _EXAMPLES = """examples:
   mile-edge train expert BUNDLE ring --name harbour --gate-only --add      # what replay --record-novel kept
   mile-edge train expert BUNDLE thermal_frames/ --name thermal --sensors thermal --domains '*' --gate-only --add
 
-A killed run resumes where it stopped when the same command is given again."""
+  mile-edge train expert BUNDLE drive.mcap --name yard --cores 3 --nice 19 --memory 4000   # beside other work
+
+A killed run resumes when the same command is given again; at most a minute of its steps is lost."""
 
 
 _START_MAP = "class map from the base's classes to the data's: whose rows its classifier starts from (calib/class-maps)"
@@ -59,7 +61,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--size", type=image_size, default=(240, 320), metavar="HxW", help="network size (default 240x320)"
     )
     base.add_argument("--start-map", type=Path, metavar="FILE", help=_START_MAP)
-    base.set_defaults(run=_train_base)
+    base.set_defaults(run=limits.kept(_train_base))
     expert = forms.add_parser(
         "expert",
         help="a low-rank expert beside a bundle's frozen base",
@@ -84,10 +86,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
     add_options(expert)
-    expert.set_defaults(run=_train_expert)
+    expert.set_defaults(run=limits.kept(_train_expert))
     train_fusion.add_form(forms)
     for form, steps, rate, optimiser in ((base, 2400, 2e-3, "muon"), (expert, 400, 8e-3, "muon")):
         _add_schedule(form, steps, rate, optimiser)
+        limits.add_options(form)
 
 
 def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float, optimiser: str) -> None:
@@ -113,6 +116,9 @@ def _add_schedule(form: argparse.ArgumentParser, steps: int, rate: float, optimi
         "--zoom", type=float, nargs=2, default=(0.6, 2.0), metavar=("MIN", "MAX"), help="range of random zoom"
     )
     form.add_argument("--seed", type=int, default=0, help="of views, order and initial weights (default 0)")
+    form.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: at the lowest stream priority (default cpu)"
+    )
     form.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -135,6 +141,8 @@ def _train_base(args: argparse.Namespace) -> int:
             augmentation=_augmentation(args),
             rows=rows,
             report=report,
+            tell=_say,
+            device=args.device,
         )
     _tell(args, {"base": str(args.out)}, result)
     return 0
@@ -251,6 +259,8 @@ def _make_expert(
             ranks=ranks,
             rows=rows,
             report=report,
+            tell=_say,
+            device=args.device,
         )
 
 
@@ -290,6 +300,10 @@ def _augmentation(args: argparse.Namespace) -> Any:
     if not 0.01 <= low <= high <= 100:
         raise DataError(f"--zoom is {low:g} {high:g}; give a smallest and a largest of 0.01 to 100, such as 0.6 2")
     return Augmentation(scale=(low, high), photometric=args.photometric, foreign=args.foreign, crop=args.crop)
+
+
+def _say(sentence: str) -> None:
+    print(f"mile-edge: {sentence}", file=sys.stderr, flush=True)
 
 
 @contextmanager

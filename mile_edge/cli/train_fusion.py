@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mile_edge.cli import limits
 from mile_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     form.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
     form.add_argument("--seed", type=int, default=0, help="of order, dropout and initial weights (default 0)")
     form.add_argument("--json", action="store_true", help="print the result as JSON")
-    form.set_defaults(run=run)
+    limits.add_options(form)
+    form.set_defaults(run=limits.kept(run))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -42,6 +42,8 @@ def train_base(
     augmentation: Augmentation,
     rows: Sequence[int | None] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    device: str = "cpu",
 ) -> FitResult:
     """Train every weight of a network and save it as a Hugging Face folder with ``training.json`` beside it.
 
@@ -52,6 +54,8 @@ def train_base(
         out: the folder to write, replaced as a whole; ``OUT.checkpoint`` is what a killed run resumes from.
         size: (height, width) of the network.
         rows: of the source's classifier that the classes start from, see :func:`mile_edge.network.base.load_base`.
+        tell: is given one sentence where the run goes on from its checkpoint, or cannot.
+        device: that the steps run on, "cpu" or "cuda".
 
     Raises:
         DataError: data sets of different classes, or without labels.
@@ -78,6 +82,8 @@ def train_base(
         checkpoint=checkpoint,
         train_statistics=True,
         report=report,
+        tell=tell,
+        device=device,
     )
     model.config.id2label = {index: label.name for index, label in enumerate(classes)}
     model.config.label2id = {label.name: index for index, label in enumerate(classes)}

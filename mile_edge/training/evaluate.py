@@ -35,6 +35,7 @@ def confusion_matrix(
 
 def predict(network: nn.Module, frame: np.ndarray, size: tuple[int, int], shape: tuple[int, int]) -> np.ndarray:
     """(H, W, 3) uint8 to a mask of ``shape``, uint8: decided at the network's size, then enlarged like on the robot."""
-    scores = network(to_pixels(frame[None], size))
+    place = next((parameter.device for parameter in network.parameters()), None)
+    scores = network(to_pixels(frame[None], size).to(place))
     mask = functional.interpolate(scores.float(), size=size, mode="bilinear", align_corners=False).argmax(dim=1)
-    return restore(mask.byte().numpy(), shape)[0]
+    return restore(mask.byte().cpu().numpy(), shape)[0]

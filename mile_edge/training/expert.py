@@ -61,6 +61,8 @@ def train_expert(
     ranks: RankPool | None = None,
     rows: Sequence[int | None] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    device: str = "cpu",
 ) -> tuple[Expert, FitResult]:
     """Train one expert from the base, or go on with a pool of ranks.
 
@@ -73,6 +75,8 @@ def train_expert(
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
         ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
         rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing.
+        tell: is given one sentence where the run goes on from its checkpoint, or cannot.
+        device: that the steps run on, "cpu" or "cuda".
 
     Returns:
         the expert, and what its training came to. With ``ranks`` it is good for all tasks so far.
@@ -103,6 +107,8 @@ def train_expert(
         checkpoint=checkpoint,
         penalty=None if ranks is None else lambda: ranks.penalty(pool),
         report=report,
+        tell=tell,
+        device=device,
     )
     account = {
         "data": [str(folder.path) for folder in data],

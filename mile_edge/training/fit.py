@@ -23,10 +23,14 @@ from mile_edge.errors import DataError
 from mile_edge.network.gates.ranks import RankGate
 from mile_edge.network.pixels import normalise
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
-from mile_edge.training.checkpoint import Checkpoint
+from mile_edge.training.balance import weights_of
+from mile_edge.training.checkpoint import EVERY_S, Checkpoint
+from mile_edge.training.device import on_device
 from mile_edge.training.optimiser import Optimiser
 from mile_edge.training.state import TrainingState
 
+# Of the checkpoint's tensors, the state of torch's own generator.
+_CHANCE = "chance"
 # Normalised pixels (B, 3, H, W) float32 and class ids (B, H, W) int64.
 _Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -40,7 +44,7 @@ class Schedule:
         batch: views per step.
         lr: peak of the one-cycle schedule.
         weight_decay: of AdamW.
-        steps_per_epoch: steps between two checkpoints and validations.
+        steps_per_epoch: steps between two validations, and at most between two checkpoints.
         patience: epochs without a better validation score before stopping; 0 never stops early.
         average: decay of the running average of the weights that is validated and kept.
         class_balance: exponent of inverse class frequency in the loss, 0 for plain cross-entropy.
@@ -101,11 +105,14 @@ def fit(
     train_statistics: bool = False,
     penalty: Callable[[], torch.Tensor] | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
+    device: str = "cpu",
+    checkpoint_s: float = EVERY_S,
 ) -> FitResult:
     """Train those parameters of ``network`` that require gradients, and leave the best weights in it.
 
     Epoch e draws its views from seeds made of the schedule's seed and e, so a resumed run takes the very steps
-    that the killed one would have taken; at most one epoch is lost.
+    that the killed one would have taken; at most ``checkpoint_s`` seconds of steps are lost.
 
     Args:
         network: (B, 3, H, W) normalised pixels to (B, classes, h, w) scores.
@@ -113,52 +120,68 @@ def fit(
         train_statistics: let batch norm and dropout behave as in training; frozen bases want neither.
         checkpoint: file to resume from and to save to; removed by the caller when the result is safe.
         penalty: of the weights, added to the loss of every step.
+        tell: is given one sentence where the run goes on from a checkpoint, or cannot.
+        device: "cpu", or "cuda", where everything runs on a stream of the lowest priority.
+        checkpoint_s: seconds of training after which the state is saved, wherever the epoch is.
 
     Raises:
         DataError: no labelled training frame, or labels beyond the classes.
+        RecipeError: there is no such device, or the checkpoint cannot be written.
     """
     labelled = [frame for frame in train if frame.label is not None]
     if not labelled:
         raise DataError(f"none of the {len(train)} training frames has a label; nothing can be trained")
-    weights = _class_weights(labelled, num_classes, schedule.class_balance)
-    parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    optimiser = Optimiser(schedule.optimiser, parameters.values(), schedule.lr, schedule.weight_decay)
-    state = TrainingState(network, parameters, optimiser, schedule.average, train_statistics)
-    saved = (
-        Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network)) if checkpoint else None
-    )
-    started, history, best = time.monotonic(), [], -math.inf
-    step, seconds = 0, 0.0
-    if saved and (resumed := saved.load()):
-        state.restore(resumed.tensors)
-        step, seconds, history, best = resumed.step, resumed.seconds, resumed.history, resumed.best
-    stale = _epochs_since_best(history)
-    while step < schedule.steps and not (schedule.patience and stale >= schedule.patience):
-        epoch = step // schedule.steps_per_epoch
-        rng = np.random.default_rng((schedule.seed, epoch))
-        generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
-        torch.manual_seed(schedule.seed * 100_003 + epoch)
-        _train_mode(network, train_statistics)
-        loss_sum, first = 0.0, step
-        end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
-        draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
-        for batch in _one_ahead(draw, end - step):
-            optimiser.set_rate(_rate(schedule, step))
-            loss_sum += _step(network, optimiser, batch, weights, penalty)
-            state.update_average(step)
-            step += 1
-            spent = time.monotonic() - started
-            left = (schedule.steps - step) * spent / max(1, step - (resumed.step if saved and resumed else 0))
-            report(Progress(step, schedule.steps, loss_sum / (step - first), history[-1][2] if history else None, left))
-        miou = state.validate(validation, size, num_classes)
-        history.append((step, loss_sum / max(1, step - first), miou))
-        if not validation or miou >= best:
-            best = miou if validation else best
-            state.keep_best()
-        stale = _epochs_since_best(history)
-        if saved:
-            saved.save(state.tensors(), step, seconds + time.monotonic() - started, history, best)
-    state.put_best()
+    saved = None
+    if checkpoint:
+        saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network))
+    with on_device(device, network) as place:
+        weights = weights_of(labelled, num_classes, schedule.class_balance).to(place)
+        parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        optimiser = Optimiser(schedule.optimiser, parameters.values(), schedule.lr, schedule.weight_decay)
+        state = TrainingState(network, parameters, optimiser, schedule.average, train_statistics)
+        started, history, best = time.monotonic(), [], -math.inf
+        step, seconds, loss_sum = 0, 0.0, 0.0
+        if saved and (resumed := saved.load(tell)):
+            state.restore(resumed.tensors)
+            step, seconds, history, best = resumed.step, resumed.seconds, resumed.history, resumed.best
+            loss_sum = resumed.loss
+            tell(f"training goes on from step {step} of {schedule.steps}")
+        before, saved_at = step, started
+        begun, stale = history[-1][0] if history else 0, _epochs_since_best(history)
+        while begun < schedule.steps and not (schedule.patience and stale >= schedule.patience):
+            epoch = begun // schedule.steps_per_epoch
+            rng = np.random.default_rng((schedule.seed, epoch))
+            generator = torch.Generator().manual_seed(schedule.seed * 100_003 + epoch)
+            torch.manual_seed(schedule.seed * 100_003 + epoch)
+            _train_mode(network, train_statistics)
+            end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
+            draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
+            if step > begun:
+                _skip(draw, step - begun)
+                torch.set_rng_state(resumed.tensors[_CHANCE])
+            for batch in _one_ahead(draw, end - step):
+                optimiser.set_rate(_rate(schedule, step))
+                loss_sum += _step(network, optimiser, batch, weights, penalty)
+                state.update_average(step)
+                step += 1
+                now = time.monotonic()
+                left = (schedule.steps - step) * (now - started) / max(1, step - before)
+                miou = history[-1][2] if history else None
+                report(Progress(step, schedule.steps, loss_sum / (step - begun), miou, left))
+                if saved and now - saved_at >= checkpoint_s:
+                    tensors = {**state.tensors(), _CHANCE: torch.get_rng_state()}
+                    saved.save(tensors, step, seconds + now - started, history, best, loss_sum)
+                    saved_at = now
+            miou = state.validate(validation, size, num_classes)
+            history.append((step, loss_sum / max(1, step - begun), miou))
+            if not validation or miou >= best:
+                best = miou if validation else best
+                state.keep_best()
+            begun, loss_sum, stale = step, 0.0, _epochs_since_best(history)
+            if saved:
+                saved_at = time.monotonic()
+                saved.save(state.tensors(), step, seconds + saved_at - started, history, best)
+        state.put_best()
     network.eval()
     return FitResult(best if validation else float("nan"), step, seconds + time.monotonic() - started, tuple(history))
 
@@ -168,6 +191,12 @@ def _train_mode(network: nn.Module, statistics: bool) -> None:
     for module in network.modules():
         if isinstance(module, RankGate):
             module.train()
+
+
+def _skip(draw: Callable[[], _Batch], count: int) -> None:
+    """Past the views of an epoch that were seen before a kill."""
+    for _ in range(count):
+        draw()
 
 
 def _one_ahead(draw: Callable[[], _Batch], count: int) -> Iterator[_Batch]:
@@ -207,8 +236,9 @@ def _step(
     weights: torch.Tensor,
     penalty: Callable[[], torch.Tensor] | None,
 ) -> float:
-    pixels, target = batch
-    with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
+    pixels, target = (part.to(weights.device, non_blocking=True) for part in batch)
+    kind = pixels.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or _fast_bfloat16()):
         scores = network(pixels)
     # Half the resolution halves nothing that training needs, and quarters the cost of the loss.
     target = target[:, ::2, ::2]
@@ -229,23 +259,6 @@ def _rate(schedule: Schedule, step: int) -> float:
     done = (step + 1) / schedule.steps
     rise = done / 0.1 if done < 0.1 else 0.5 * (1 + math.cos(math.pi * (done - 0.1) / 0.9))
     return schedule.lr * max(rise, 1e-3)
-
-
-def _class_weights(frames: Sequence[LabelledFrame], num_classes: int, exponent: float) -> torch.Tensor:
-    counts = np.zeros(256, np.int64)
-    for frame in frames:
-        counts += np.bincount(np.asarray(frame.label).ravel(), minlength=256)
-    beyond = [value for value in np.flatnonzero(counts) if num_classes <= value != VOID]
-    if beyond:
-        raise DataError(f"labels hold class ids {beyond[:5]}, but there are {num_classes} classes; mend classes.yaml")
-    return class_weights(counts, num_classes, exponent)
-
-
-def class_weights(counts: np.ndarray, num_classes: int, exponent: float) -> torch.Tensor:
-    """Cost of each class (num_classes,) from pixels by class id: a power of its inverse frequency, 0.2 to 5."""
-    share = np.maximum(counts[:num_classes], 1) / max(1, counts[:num_classes].sum())
-    weights = np.clip((1 / (num_classes * share)) ** exponent, 0.2, 5.0) if exponent else np.ones(num_classes)
-    return torch.from_numpy(np.where(counts[:num_classes] > 0, weights, 1.0)).float()
 
 
 def _epochs_since_best(history: Sequence[tuple[int, float, float]]) -> int:

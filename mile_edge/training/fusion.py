@@ -16,7 +16,8 @@ from mile_edge.bundle.fusion import FusionLayout, per_class
 from mile_edge.bundle.fusion_head import FusionHead
 from mile_edge.network.fusion import Fusion
 from mile_edge.replay.scores import confusion, mean_iou
-from mile_edge.training.fit import Progress, class_weights
+from mile_edge.training.balance import class_weights
+from mile_edge.training.fit import Progress
 from mile_edge.training.fusion_features import FeatureCache
 
 VOID = 255

@@ -67,11 +67,11 @@ class TrainingState:
     def tensors(self) -> dict[str, torch.Tensor]:
         """All of it by name, for a checkpoint."""
         groups = {"live": self.live, "average": self.average, "best": self.best}
-        tensors = {f"{group}.{name}": t.detach().contiguous() for group, of in groups.items() for name, t in of.items()}
-        tensors |= {f"counted.{name}": tensor.contiguous() for name, tensor in self.counted.items()}
+        tensors = {f"{group}.{name}": _here(t) for group, of in groups.items() for name, t in of.items()}
+        tensors |= {f"counted.{name}": _here(tensor) for name, tensor in self.counted.items()}
         for name, parameter in self.parameters.items():
             for key, value in self.optimiser.state_of(parameter).items():
-                tensors[f"optimiser.{key}.{name}"] = value.detach().contiguous()
+                tensors[f"optimiser.{key}.{name}"] = _here(value)
         return tensors
 
     def restore(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -79,14 +79,23 @@ class TrainingState:
         self._write({name: tensors[f"live.{name}"] for name in self.live})
         for name, tensor in self.counted.items():
             tensor.copy_(tensors.get(f"counted.{name}", tensor))
-        self.average = {name: tensors[f"average.{name}"].clone() for name in self.live}
-        self.best = {name: tensors[f"best.{name}"].clone() for name in self.live}
+        self.average = {name: tensors[f"average.{name}"].to(live.device, copy=True) for name, live in self.live.items()}
+        self.best = {name: tensors[f"best.{name}"].to(live.device, copy=True) for name, live in self.live.items()}
         for name, parameter in self.parameters.items():
             found = {key: tensors[f"optimiser.{key}.{name}"] for key in _KEYS if f"optimiser.{key}.{name}" in tensors}
             if found:
-                self.optimiser.restore(parameter, {key: value.clone() for key, value in found.items()})
+                self.optimiser.restore(parameter, {key: _there(key, value, parameter) for key, value in found.items()})
 
     @torch.no_grad()
     def _write(self, values: dict[str, torch.Tensor]) -> None:
         for name, tensor in self.live.items():
             tensor.copy_(values[name])
+
+
+def _here(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _there(key: str, value: torch.Tensor, parameter: nn.Parameter) -> torch.Tensor:
+    # torch's optimisers count their steps on the host.
+    return value.clone() if key == "step" else value.to(parameter.device, copy=True)
