@@ -11,13 +11,8 @@ import onnx
 
 OPSET = 18
 
-# product (B, N, out) + bias (out) + (x A^T) B^T, each sample under its own A (rank, in) and B (out, rank). The bias
-# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more.
-# What Pad reads is a constant tensor, not `value_ints`, whose shape ONNX Runtime 1.23 (Python 3.10) cannot infer.
-_LOW_RANK = f"""
-<domain: "mile", opset_import: ["" : {OPSET}]>
-LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias, x, bank, expert) => (y)
-{{
+# Each sample's own A (rank, in) and B (out, rank), cut out of its expert's row.
+_PAIR_IN_ROW = """\
     axis = Constant <value_ints: ints = [1]> ()
     a0 = Constant <value_ints: ints = @a_start> ()
     a1 = Constant <value_ints: ints = @a_end> ()
@@ -29,7 +24,16 @@ LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias,
     a_flat = Slice (row, a0, a1, axis)
     b_flat = Slice (row, b0, b1, axis)
     a = Reshape (a_flat, a_dims)
-    b = Reshape (b_flat, b_dims)
+    b = Reshape (b_flat, b_dims)"""
+
+# product (B, N, out) + bias (out) + (x A^T) B^T, each sample under its own A (rank, in) and B (out, rank). The bias
+# rides along as one more rank whose activation is 1: adding it apart would read and write the whole map once more.
+# What Pad reads is a constant tensor, not `value_ints`, whose shape ONNX Runtime 1.23 (Python 3.10) cannot infer.
+_LOW_RANK = f"""
+<domain: "mile", opset_import: ["" : {OPSET}]>
+LowRank <a_start, a_end, a_shape, b_start, b_end, b_shape, rank> (product, bias, x, bank, expert) => (y)
+{{
+{_PAIR_IN_ROW}
     one_more = Constant <value: tensor = int64[6] {{0, 0, 0, 0, 0, 1}}> ()
     float_one = Constant <value_float: float = 1.0> ()
     one = CastLike (float_one, product)
@@ -87,13 +91,7 @@ _LOW_RANK_SELF = f"""
 LowRankSelf <a_start, a_end, a_shape, b_start, b_end, b_shape, top_k, tau, delta>
 (product, bias, x, bank, expert) => (y)
 {{
-    axis = Constant <value_ints: ints = [1]> ()
-    a0 = Constant <value_ints: ints = @a_start> ()
-    a1 = Constant <value_ints: ints = @a_end> ()
-    b0 = Constant <value_ints: ints = @b_start> ()
-    b1 = Constant <value_ints: ints = @b_end> ()
-    a_dims = Constant <value_ints: ints = @a_shape> ()
-    b_dims = Constant <value_ints: ints = @b_shape> ()
+{_PAIR_IN_ROW}
     k = Constant <value_ints: ints = @top_k> ()
     temperature = Constant <value_float: float = @tau> ()
     least_share = Constant <value_float: float = @delta> ()
@@ -101,11 +99,6 @@ LowRankSelf <a_start, a_end, a_shape, b_start, b_end, b_shape, top_k, tau, delta
     tiny = Constant <value_float: float = 1e-12> ()
     absent = Constant <value_float: float = -1e30> ()
     last = Constant <value_ints: ints = [-1]> ()
-    row = Gather <axis: int = 0> (bank, expert)
-    a_flat = Slice (row, a0, a1, axis)
-    b_flat = Slice (row, b0, b1, axis)
-    a = Reshape (a_flat, a_dims)
-    b = Reshape (b_flat, b_dims)
     a_transposed = Transpose <perm: ints = [0, 2, 1]> (a)
     b_transposed = Transpose <perm: ints = [0, 2, 1]> (b)
     narrow = MatMul (x, a_transposed)

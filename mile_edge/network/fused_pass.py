@@ -57,19 +57,16 @@ class FusedPass(nn.Module):
         mask, confidence = decide(scores, size)
         return mask, confidence, expert.to(torch.int32), distance, *decide(fused, size), share
 
-    def features(
-        self,
-        frames: torch.Tensor,
-        bank: torch.Tensor,
-        prototypes: torch.Tensor,
-        whitening: torch.Tensor,
-        gate_bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, ...]:
-        """What is fused: features (B, H, h, w), scores (B, C, h, w), known (B, C), and expert (B,), distance (B, E)."""
+    def features(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What is fused: features (B, H, h, w), scores (B, C, h, w), known (B, C), and expert (B,), distance (B, E).
+
+        Args:
+            inputs: of :meth:`OnePass.forward`, in its order.
+        """
         kept: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.network.head.watch(lambda hidden, bias: kept.append((hidden, bias)))
         try:
-            scores, expert, distance = self.network.segment(frames, bank, prototypes, whitening, gate_bias)
+            scores, expert, distance = self.network.segment(*inputs)
         finally:
             self.network.head.watch(None)
         if not kept:

@@ -42,6 +42,7 @@ class Fusion(nn.Module):
         known: torch.Tensor,
         group: torch.Tensor,
         vector: torch.Tensor,
+        pooled: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Fuse.
 
@@ -51,22 +52,12 @@ class Fusion(nn.Module):
             known: (B, C) 1 where that expert knows the class, else 0.
             group: (G, B) 1 where a sample belongs to a group, else 0; whatever has 0 cannot change the group's scores.
             vector: (L,) weights in the layout's order.
+            pooled: (B, H) the whole map's :func:`pool`, where ``hidden`` is a cut-out of it.
 
         Returns:
             scores (G, C, h, w) and each sample's share (G, B), which sums to 1 over a group.
         """
-        return self.fuse(hidden, scores, known, group, vector, pool(hidden))
-
-    def fuse(
-        self,
-        hidden: torch.Tensor,
-        scores: torch.Tensor,
-        known: torch.Tensor,
-        group: torch.Tensor,
-        vector: torch.Tensor,
-        pooled: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`forward` on a cut-out of the map, ``pooled`` (B, H) being the whole map's :func:`pool`."""
+        pooled = pool(hidden) if pooled is None else pooled
         weights = self._weights(vector)
         height, width = hidden.shape[2:]
         features = hidden.flatten(2)

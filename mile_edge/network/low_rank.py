@@ -6,8 +6,8 @@ LoRA: Hu et al., ICLR 2022, arXiv 2106.09685. Here alpha/r is folded into B when
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mile_edge.errors import RecipeError
 from mile_edge.network.low_rank_mix import low_rank_mix
+from mile_edge.network.pair_in_row import PairInRow, one_node
 
 
 def low_rank(
@@ -28,8 +29,7 @@ def low_rank(
 ) -> torch.Tensor:
     """The frozen layer's product and bias plus each sample's own low-rank term: (B, N, out).
 
-    The ONNX exporter sees one node, ``mile::LowRank``, whose body ``mile_edge.export`` adds as a model-local function:
-    a fused kernel can take its place by name.
+    The ONNX exporter sees one node, ``mile::LowRank``: a fused kernel can take its place by name.
 
     Args:
         product: (B, N, out) the frozen layer's weight times its input.
@@ -40,29 +40,11 @@ def low_rank(
         offset: where this layer's A starts in a row; B follows it.
         rank: of A (rank, in) and B (out, rank).
     """
-    inputs, outputs = x.shape[-1], product.shape[-1]
-    middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
+    pair = PairInRow(offset, rank, x.shape[-1], product.shape[-1])
     if torch.onnx.is_in_onnx_export():
-        attributes: dict[str, Any] = {
-            "a_start": [offset],
-            "a_end": [middle],
-            "a_shape": [-1, rank, inputs],
-            "b_start": [middle],
-            "b_end": [end],
-            "b_shape": [-1, outputs, rank],
-            "rank": rank,
-        }
-        return torch.onnx.ops.symbolic(
-            "mile::LowRank",
-            (product, bias, x, bank, expert),
-            attributes,
-            dtype=product.dtype,
-            shape=product.shape,
-            version=1,
-        )
-    rows = bank[expert]
-    a = rows[:, offset:middle].reshape(-1, rank, inputs)
-    b = rows[:, middle:end].reshape(-1, outputs, rank)
+        attributes = {**pair.attributes(), "rank": rank}
+        return one_node("LowRank", (product, bias, x, bank, expert), attributes, product.shape)
+    a, b = pair.of(bank[expert])
     return product + ((x @ a.transpose(1, 2)) @ b.transpose(1, 2) + bias)
 
 
@@ -71,7 +53,7 @@ LowRankFunction = Callable[
 ]
 
 
-class LowRankPath(nn.Module):
+class LowRankPath(nn.Module, ABC):
     """A frozen layer with a path for one expert, or one per sample, beside it; what runs is in the subclasses.
 
     In training the path is this module's own A (rank, in) and B (out, rank). After :meth:`route`, the path of each
@@ -91,9 +73,9 @@ class LowRankPath(nn.Module):
         self._held = False
         self.reset()
 
+    @abstractmethod
     def reset(self) -> None:
         """Forget the expert: the layer is the frozen one again."""
-        raise NotImplementedError
 
     def trained(self) -> Iterator[nn.Parameter]:
         """What training an expert changes."""

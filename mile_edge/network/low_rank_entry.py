@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mile_edge.network.low_rank import LowRankPath
 from mile_edge.network.low_rank_mix import mixed_pair
+from mile_edge.network.pair_in_row import PairInRow
 
 # A step of the kernel is this much smaller than one of the low-rank pairs: it stands at the root of everything.
 _STEP = 0.1
@@ -74,23 +75,13 @@ class LowRankEntry(LowRankPath):
             narrow = functional.conv2d(x, kernels, stride=self._stride, padding=self._padding)
             return product + functional.conv2d(narrow, self.lora_B[:, :, None, None])
         assert self._expert is not None
+        pair = PairInRow(self._offset, self.rank, self.in_features, self.out_features)
         if self._weights is not None:
             # Kernels are mixed, not the maps that each would make: these are far larger.
-            a, b = mixed_pair(
-                self._bank,
-                self._expert,
-                self._weights,
-                self._offset,
-                self.rank,
-                self.in_features,
-                self.out_features,
-            )
+            a, b = mixed_pair(self._bank, self._expert, self._weights, pair)
             mixed = self._convolve(x, (b @ a).flatten(1), product.shape[2], product.shape[3])
             return product + mixed.reshape(product.shape)
-        row = self._bank.index_select(0, self._expert)
-        middle = self._offset + self.rank * self.in_features
-        a = row[:, self._offset : middle]
-        b = row[:, middle : middle + self.out_features * self.rank].reshape(-1, self.out_features, self.rank)
+        a, b = pair.of(self._bank.index_select(0, self._expert))
         narrow = self._convolve(x, a, product.shape[2], product.shape[3])
         return product + (b @ narrow).reshape(product.shape)
 

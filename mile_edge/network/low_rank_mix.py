@@ -8,11 +8,10 @@ frozen one does, where a path for three experts beside it takes up to twice as l
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mile_edge.bundle.layout import UNUSED_BIAS
+from mile_edge.network.pair_in_row import PairInRow, one_node
 
 
 def low_rank_mix(
@@ -40,46 +39,30 @@ def low_rank_mix(
         rank: of one expert's A (rank, in) and B (out, rank).
     """
     outputs, inputs = weight.shape
+    pair = PairInRow(offset, rank, inputs, outputs)
     if torch.onnx.is_in_onnx_export():
-        middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
-        attributes: dict[str, Any] = {
-            "a_start": [offset],
-            "a_end": [middle],
+        attributes = {
+            **pair.attributes(),
             # All rows' A are one long A already; B's rows are put side by side in three steps.
             "a_shape": [0, -1, inputs],
-            "b_start": [middle],
-            "b_end": [end],
             "b_parts": [0, 0, outputs, rank],
             "b_shape": [0, -1, outputs],
         }
-        return torch.onnx.ops.symbolic(
-            "mile::LowRankMix",
-            (x, weight.t(), bias, bank, experts, weights),
-            attributes,
-            dtype=x.dtype,
-            shape=(*x.shape[:-1], outputs),
-            version=1,
-        )
-    a, b = mixed_pair(bank, experts, weights, offset, rank, inputs, outputs)
+        read = (x, weight.t(), bias, bank, experts, weights)
+        return one_node("LowRankMix", read, attributes, (*x.shape[:-1], outputs))
+    a, b = mixed_pair(bank, experts, weights, pair)
     return x @ (weight + b @ a).transpose(1, 2) + bias
 
 
 def mixed_pair(
-    bank: torch.Tensor,
-    experts: torch.Tensor,
-    weights: torch.Tensor,
-    offset: int,
-    rank: int,
-    inputs: int,
-    outputs: int,
+    bank: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, pair: PairInRow
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One A (B, K * rank, in) and one B (B, out, K * rank) whose product is the weighted sum of the experts' B A."""
-    middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
     samples = experts.shape[0]
     rows = bank[experts]
-    a = rows[:, :, offset:middle] * weights[:, :, None].to(bank.dtype)
-    b = rows[:, :, middle:end].reshape(samples, -1, outputs, rank).transpose(1, 2)
-    return a.reshape(samples, -1, inputs), b.reshape(samples, outputs, -1)
+    a = rows[:, :, pair.offset : pair.middle] * weights[:, :, None].to(bank.dtype)
+    b = rows[:, :, pair.middle : pair.end].reshape(samples, -1, pair.outputs, pair.rank).transpose(1, 2)
+    return a.reshape(samples, -1, pair.inputs), b.reshape(samples, pair.outputs, -1)
 
 
 def mixed_classifier(

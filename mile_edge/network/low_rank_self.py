@@ -6,12 +6,11 @@ holds the ranks of all tasks so far, and zeros where there are none yet, so a ta
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from mile_edge.network.gates.self_activated import SelfActivated
 from mile_edge.network.low_rank import LowRankFunction
+from mile_edge.network.pair_in_row import PairInRow, one_node
 
 
 def low_rank_self(gate: SelfActivated) -> LowRankFunction:
@@ -29,31 +28,16 @@ def low_rank_self(gate: SelfActivated) -> LowRankFunction:
         offset: int,
         rank: int,
     ) -> torch.Tensor:
-        inputs, outputs = x.shape[-1], product.shape[-1]
-        middle, end = offset + rank * inputs, offset + rank * (inputs + outputs)
+        pair = PairInRow(offset, rank, x.shape[-1], product.shape[-1])
         if torch.onnx.is_in_onnx_export():
-            attributes: dict[str, Any] = {
-                "a_start": [offset],
-                "a_end": [middle],
-                "a_shape": [-1, rank, inputs],
-                "b_start": [middle],
-                "b_end": [end],
-                "b_shape": [-1, outputs, rank],
+            attributes = {
+                **pair.attributes(),
                 "top_k": [min(gate.top_k, rank)],
                 "tau": gate.tau,
                 "delta": gate.delta,
             }
-            return torch.onnx.ops.symbolic(
-                "mile::LowRankSelf",
-                (product, bias, x, bank, expert),
-                attributes,
-                dtype=product.dtype,
-                shape=product.shape,
-                version=1,
-            )
-        rows = bank[expert]
-        a = rows[:, offset:middle].reshape(-1, rank, inputs)
-        b = rows[:, middle:end].reshape(-1, outputs, rank)
+            return one_node("LowRankSelf", (product, bias, x, bank, expert), attributes, product.shape)
+        a, b = pair.of(bank[expert])
         narrow = x @ a.transpose(1, 2)
         return product + ((narrow * gate(x, narrow)) @ b.transpose(1, 2) + bias)
 

@@ -132,7 +132,7 @@ def _fuse(
         hidden = torch.from_numpy(np.asarray(data.hidden[place, there, :, rows, columns], np.float32))
         scores = torch.from_numpy(np.asarray(data.scores[place, there, :, rows, columns], np.float32))
         known, pooled = torch.from_numpy(data.known[place, there]), torch.from_numpy(data.pooled[place, there])
-        said, _ = network.fuse(hidden, scores, known, torch.ones(1, len(there)), vector, pooled)
+        said, _ = network(hidden, scores, known, torch.ones(1, len(there)), vector, pooled)
         label = data.labels[place, _times(rows, scale), _times(columns, scale)]
         size = label.shape
         fused.append(functional.interpolate(said, size=size, mode="bilinear", align_corners=False))
