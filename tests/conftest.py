@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Their assertions speak as those of the tests themselves do.
+pytest.register_assert_rewrite("bundle_checks", "forks")
 
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY / "bundles" / "reference"
@@ -30,6 +35,14 @@ def tiny_bundle(tmp_path: Path) -> Path:
     """A copy of the shipped bundle that a test may change."""
     shutil.copytree(REFERENCE, tmp_path / "bundle")
     return tmp_path / "bundle"
+
+
+@pytest.fixture
+def memory_path() -> Iterator[Path]:
+    """A folder in memory where there is one: these tests kill processes, not disks, and make hundreds of changes."""
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+from bundle_checks import assert_swept, whole_state
 from bundle_makers import CAR, ROAD, SKY, expected_tree, make_bundle, make_expert, make_manifest, tree, write_file
+from forks import events_until_done, killed_at_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_bundle_kill import assert_swept, events_until_done, killed_at_line, place, whole_state  # noqa: F401
 
 from mile_edge.bundle import Bundle, ShadowPlan, remove_expert, verify_bundle
 from mile_edge.bundle.history import STATES, states
@@ -92,9 +93,9 @@ def test_a_bundle_exported_anew_does_not_go_back_to_another_network_s_experts(tm
 
 
 def test_killed_before_any_line_of_a_rollback_it_is_old_or_new_and_the_journal_knows_which(
-    place: Path,  # noqa: F811
+    memory_path: Path,
 ) -> None:
-    bundle = make_bundle(place, make_expert("fog"), make_expert("rain")).remove("rain")
+    bundle = make_bundle(memory_path, make_expert("fog"), make_expert("rain")).remove("rain")
     seen: set[tuple[bool, bool]] = set()
     for _ in events_until_done(lambda number: killed_at_line(number, Bundle.open(bundle.path).rollback)):
         state = whole_state(bundle.path)
