@@ -14,14 +14,20 @@ from mile_edge.bundle import Bundle, Manifest, verify_bundle
 from mile_edge.errors import MileError
 
 
+def refused(act: Callable[[], object], error: type[MileError] = MileError) -> str:
+    """The one sentence with which `act` is refused."""
+    with pytest.raises(error) as caught:
+        act()
+    assert is_one_sentence(caught.value), caught.value
+    return str(caught.value)
+
+
 def refusal(folder: Path, act: Callable[[], object]) -> str:
     """The one sentence with which `act` is refused, after which nothing below `folder` has changed."""
     before = tree(folder)
-    with pytest.raises(MileError) as caught:
-        act()
-    assert is_one_sentence(caught.value), caught.value
+    said = refused(act)
     assert tree(folder) == before
-    return str(caught.value)
+    return said
 
 
 def names(bundle: Bundle) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 # Their assertions speak as those of the tests themselves do.
-pytest.register_assert_rewrite("bundle_checks", "forks")
+pytest.register_assert_rewrite("bag_makers", "bundle_checks", "forks")
 
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY / "bundles" / "reference"
@@ -43,6 +43,16 @@ def memory_path() -> Iterator[Path]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory) as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A bag of each kind with the same messages."""
+    from bag_makers import record
+    from recording import KINDS
+
+    folder = tmp_path_factory.mktemp("bags")
+    return {kind: record(folder / f"{kind}{'.bag' if kind[:4] == 'ros1' else ''}", kind) for kind in KINDS}
 
 
 @pytest.fixture(scope="session")

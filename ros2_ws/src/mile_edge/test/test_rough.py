@@ -57,7 +57,8 @@ def test_the_same_interrupt_from_terminal_and_launch_ends_it_as_cleanly_as_one(
 
 def test_a_misspelt_parameter_is_told(start: Start) -> None:
     robot = start(lazzy=True, camera__tpic="/front", rear__topic="/rear")
-    eventually(lambda: "without effect: camera.tpic, lazzy, rear.topic" in robot.said, "the warning")
+    assert eventually(lambda: "without effect: camera.tpic, lazzy, rear.topic" in robot.said, "the warning")
+    assert robot.process.poll() is None
 
 
 def test_of_several_parameters_all_are_taken_or_none(bench: Bench, start: Start, frames: Frames) -> None:
