@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mile_edge.bundle.network import Network, read_network
 from mile_edge.bundle.strict_json import Fields
 
 if TYPE_CHECKING:
     from mile_edge.bundle.fusion_head import FusionHead
-    from mile_edge.bundle.manifest import Network
 
 # What is fused: the mean over the sensors present, a mean whose weights a router gives, or both; "aux" adds a second
 # decoder that judges blocks of the fused features.
@@ -127,16 +127,13 @@ def graph_file(sha256: str) -> str:
     return f"fused-{sha256[:8]}.onnx"
 
 
-def read_fusion(fields: Fields, network: Network) -> FusionInfo:
+def read_fusion(fields: Fields) -> FusionInfo:
     """A manifest's fusion, every field checked.
-
-    Args:
-        fields: the object, without its network.
-        network: the graph with the fused outputs.
 
     Raises:
         BundleError: a field is missing, unknown or out of range.
     """
+    network = read_network(fields.inner("network"))
     kind, width = fields.choice("kind", FUSIONS), fields.integer("width", 1, 4096)
     file, sha256 = fields.take("file"), None
     if file is None:

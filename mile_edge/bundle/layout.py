@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from mile_edge.bundle.strict_json import Fields
 from mile_edge.errors import ExpertError
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # Low enough that softmax and argmax never choose the class, and still a finite number in fp16.
 UNUSED_BIAS = -1e4
+# The id of a pixel that has no class; classes lie below it.
+VOID = 255
 
 
 @dataclass(frozen=True)
@@ -170,3 +173,32 @@ class LowRankLayout:
             if array.shape != slot.shape:
                 raise ValueError(f"shape {array.shape} instead of {slot.shape}")
         return given
+
+
+def read_layout(fields: Fields) -> LowRankLayout:
+    """A manifest's layout, every field checked.
+
+    Raises:
+        BundleError: a field is missing, unknown or out of range, or a layer is named twice.
+    """
+    rank = fields.integer("rank", 1, 1024)
+    layers: list[LowRankLayer] = []
+    for entry in fields.inners("layers", 1, 4096):
+        layer = LowRankLayer(
+            name=entry.text("name"),
+            in_features=entry.integer("in_features", 1, 2**20),
+            out_features=entry.integer("out_features", 1, 2**20),
+            rank=None if entry.peek("rank") is None else entry.integer("rank", 1, 1024),
+        )
+        entry.finish()
+        layers.append(layer)
+    seen: set[str] = set()
+    for index, layer in enumerate(layers):
+        if layer.name in seen:
+            fields.fail(fields.path(f"layers[{index}].name"), layer.name, "a layer named only once")
+        seen.add(layer.name)
+    layout = LowRankLayout(
+        rank, tuple(layers), fields.integer("hidden", 1, 2**16), fields.integer("max_classes", 1, VOID)
+    )
+    fields.finish()
+    return layout

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,57 +11,18 @@ from mile_edge.bundle.candidate import Candidate, read_candidate
 from mile_edge.bundle.fusion import FusionInfo, FusionLayout, read_fusion
 from mile_edge.bundle.gate import Gate, read_gate
 from mile_edge.bundle.labels import ClassLabel, class_labels
-from mile_edge.bundle.layout import LowRankLayer, LowRankLayout
+from mile_edge.bundle.layout import LowRankLayout, read_layout
+from mile_edge.bundle.network import BaseInfo, Network, read_base, read_network
 from mile_edge.bundle.strict_json import NAME, Fields, check_plain, parse_object
 from mile_edge.bundle.versions import SeenVersion, read_versions
 from mile_edge.errors import BundleError
 
 SCHEMA = 1
-VOID = 255
 MAX_EXPERTS = 4096
 # The bank and the prototypes are allocated from these products, so a manifest may not ask for more than a robot has.
 MAX_BANK_NUMBERS = 2**31
 TAPS = ("entry", "early", "full")
-# What products of the frozen base compute in; "int8" leaves the rest in fp32 and "int8-fp16" in fp16.
-PRECISIONS = ("fp32", "fp16", "int8", "int8-fp16")
-PLAIN_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 REMEDY = "restore manifest.json from a copy or export the bundle again"
-
-
-@dataclass(frozen=True)
-class BaseInfo:
-    """The frozen base: its name, the SHA-256 of its weights, their bytes and count, and its configuration."""
-
-    model: str
-    sha256: str
-    bytes: int
-    parameters: int
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Network:
-    """One ONNX file beside the manifest: its hash, the size in pixels it works at, and one of PRECISIONS."""
-
-    file: str
-    sha256: str
-    height: int
-    width: int
-    precision: str
-
-    def of(self, data: bytes, precision: str | None = None) -> Network:
-        """As it is, with another file's bytes."""
-        return replace(self, sha256=hashlib.sha256(data).hexdigest(), precision=precision or self.precision)
-
-    @property
-    def half(self) -> bool:
-        """Whether the bank, and whatever is not int8, is fp16; else it is fp32."""
-        return self.precision.endswith("fp16")
-
-    @property
-    def int8(self) -> bool:
-        """Whether products of the frozen base are quantised."""
-        return self.precision.startswith("int8")
 
 
 @dataclass(frozen=True)
@@ -210,15 +169,15 @@ def expert_file(name: str, sha256: str) -> str:
 def _manifest(fields: Fields) -> Manifest:
     fields.integer("schema", 1, SCHEMA)
     name = fields.text("name", 128)
-    base = _base(fields.inner("base"))
-    low_rank = _layout(fields.inner("low_rank"))
+    base = read_base(fields.inner("base"))
+    low_rank = read_layout(fields.inner("low_rank"))
     classes = class_labels(fields.inners("classes", 0, low_rank.max_classes))
-    network = _network(fields.inner("network"))
+    network = read_network(fields.inner("network"))
     graph_value = fields.take("base_graph")
-    base_graph = None if graph_value is None else _network(Fields(graph_value, "base_graph", BundleError, REMEDY))
+    base_graph = None if graph_value is None else read_network(Fields(graph_value, "base_graph", BundleError, REMEDY))
     if base_graph is not None and base_graph.file == network.file:
         fields.fail("base_graph.file", base_graph.file, "another file than network.file")
-    fusion = _fusion(fields.inner("fusion")) if fields.peek("fusion") is not None else None
+    fusion = None if fields.peek("fusion") is None else read_fusion(fields.inner("fusion"))
     capacity = fields.integer("capacity", 1, MAX_EXPERTS)
     experts = _experts(fields, capacity)
     gate = read_gate(fields.inner("gate"), TAPS, {entry.name for entry in experts}, capacity)
@@ -245,60 +204,6 @@ def _manifest(fields: Fields) -> Manifest:
         versions,
         fusion,
     )
-
-
-def _base(fields: Fields) -> BaseInfo:
-    base = BaseInfo(
-        model=fields.text("model"),
-        sha256=fields.sha256("sha256"),
-        bytes=fields.integer("bytes", 1, 2**40),
-        parameters=fields.integer("parameters", 1, 2**40),
-        config=fields.mapping("config"),
-    )
-    fields.finish()
-    return base
-
-
-def _network(fields: Fields) -> Network:
-    network = Network(
-        file=fields.matching("file", PLAIN_FILE, "a plain file name inside the bundle"),
-        sha256=fields.sha256("sha256"),
-        height=fields.integer("height", 1, 16384),
-        width=fields.integer("width", 1, 16384),
-        precision=fields.choice("precision", PRECISIONS),
-    )
-    if network.file == "manifest.json" or network.file == "experts":
-        fields.fail(fields.path("file"), network.file, "the name of an ONNX file")
-    fields.finish()
-    return network
-
-
-def _fusion(fields: Fields) -> FusionInfo:
-    return read_fusion(fields, _network(fields.inner("network")))
-
-
-def _layout(fields: Fields) -> LowRankLayout:
-    rank = fields.integer("rank", 1, 1024)
-    layers: list[LowRankLayer] = []
-    for entry in fields.inners("layers", 1, 4096):
-        layer = LowRankLayer(
-            name=entry.text("name"),
-            in_features=entry.integer("in_features", 1, 2**20),
-            out_features=entry.integer("out_features", 1, 2**20),
-            rank=None if entry.peek("rank") is None else entry.integer("rank", 1, 1024),
-        )
-        entry.finish()
-        layers.append(layer)
-    seen: set[str] = set()
-    for index, layer in enumerate(layers):
-        if layer.name in seen:
-            fields.fail(fields.path(f"layers[{index}].name"), layer.name, "a layer named only once")
-        seen.add(layer.name)
-    layout = LowRankLayout(
-        rank, tuple(layers), fields.integer("hidden", 1, 2**16), fields.integer("max_classes", 1, VOID)
-    )
-    fields.finish()
-    return layout
 
 
 def _experts(fields: Fields, capacity: int) -> tuple[ExpertEntry, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mile_edge.bundle import Bundle
 from mile_edge.bundle.files import named, read_regular
-from mile_edge.bundle.manifest import PRECISIONS
+from mile_edge.bundle.network import PRECISIONS
 from mile_edge.bundle.strict_json import Fields, parse_object
 from mile_edge.errors import BackendError
 from mile_edge.runtime.tensorrt.api import MODULES, Api
