@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle, ShadowPlan, Trust
+from mile_edge.bundle.commit import MANIFEST
 from mile_edge.errors import MileError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
@@ -38,6 +39,7 @@ class ExpertChanges(ABC):
     _idle: threading.Condition
     _in_flight: dict[int, GateState]
     _pins: dict[Hashable, str]
+    _closed: bool
 
     @property
     @abstractmethod
@@ -52,6 +54,8 @@ class ExpertChanges(ABC):
 
     def _open_changes(self, bundle: Bundle) -> None:
         self.trust = Trust()
+        # Nothing yet: what was changed while the bundle was being opened must not be missed.
+        self._seen: tuple[int, ...] = ()
         self._shadow = ShadowWatch(self._shadow_pass, self._settle)
         self._shadow.follow(bundle)
 
@@ -151,6 +155,30 @@ class ExpertChanges(ABC):
         with self._change, giving_way():
             yield
 
+    def refresh(self) -> bool:
+        """Take over what another process has changed in the bundle's folder since; no frame is delayed.
+
+        Where nothing was changed it costs one look at one file, so that it may be called often.
+
+        Returns:
+            whether anything was new.
+
+        Raises:
+            BundleError: the folder is damaged, or was exported anew; frames go on as before.
+        """
+        with self._change:
+            seen = _seen(self._bundle)
+            if self._closed or seen == self._seen or not seen:
+                return False
+            bundle = self._bundle.current()
+            changed = bundle.manifest != self._bundle.manifest
+            if changed:
+                self._publish(bundle)
+                with self._idle:
+                    self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
+            self._seen = seen
+            return changed
+
     def _publish(self, bundle: Bundle) -> None:
         self._bank.publish(bundle, self._drained, self._backend.write_row)
         self._bundle = bundle
@@ -188,3 +216,12 @@ class ExpertChanges(ABC):
         current = self._bank.state
         with self._idle:
             self._idle.wait_for(lambda: all(state is current for state in self._in_flight.values()))
+
+
+def _seen(bundle: Bundle) -> tuple[int, ...]:
+    """Which manifest lies in the folder: a change puts another file in its place. Nothing where there is none."""
+    try:
+        status = (bundle.path / MANIFEST).stat()
+    except OSError:
+        return ()
+    return status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size

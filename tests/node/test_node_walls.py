@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "ros2_ws" / "src" / "mile_edge"
-PLAIN = ("experts", "fusing", "latest", "parameters", "pixels", "sensor", "tally", "trainer", "worker")
+PLAIN = (
+    "experts",
+    "fusing",
+    "latest",
+    "parameters",
+    "pixels",
+    "recorder",
+    "sensor",
+    "tally",
+    "trainer",
+    "unfinished",
+    "worker",
+)
 ROS = (
     "rclpy",
     "sensor_msgs",
@@ -20,6 +32,7 @@ ROS = (
     "launch",
 )
 ROS_SIDE = (
+    "bundle_watch",
     "diagnostics",
     "expert_services",
     "fused_topics",

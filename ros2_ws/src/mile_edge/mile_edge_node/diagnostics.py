@@ -65,11 +65,18 @@ class Diagnostics:
         if fused is not None:
             values["fused"] = ", ".join(f"{sensor} {share:.2f}" for sensor, share in fused.weights.items())
             values["not fused"] = ", ".join(f"{sensor} ({reason})" for sensor, reason in fused.absent.items())
+        recorder = session.recorder
+        if recorder is not None:
+            values["novel frames kept"] = str(recorder.frames)
+            values["novel frames (MB)"] = f"{recorder.megabytes:.1f} of {recorder.budget_mb:g}"
+            values["novel frames dropped"] = str(recorder.dropped)
         if not self._active():
             return Verdict(WARN, "configured but not active: no frame is taken; activate the node", values)
         if session.unfused or (fused is not None and fused.absent):
             reason = session.unfused or f"without {values['not fused']}"
             return Verdict(WARN, f"fusion: {reason}", values)
+        if recorder is not None and recorder.problem:
+            return Verdict(WARN, recorder.problem, values)
         return Verdict(OK, f"active with {len(session.segmenter.experts)} experts", values)
 
     def _sensor_verdict(self, name: str) -> Verdict:

@@ -13,6 +13,7 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
 
 from mile_edge.errors import MileError
+from mile_edge_node.bundle_watch import forget_gone
 from mile_edge_node.experts import add_from
 from mile_edge_node.parameters import AUTO
 from mile_edge_node.session import Session
@@ -72,9 +73,7 @@ class ExpertServices:
 
     def _remove(self, session: Session, request: Any, response: Any) -> str:
         session.segmenter.remove_expert(request.name)
-        session.forget(request.name)
-        if self._settings["expert"] == request.name:
-            self._node.set_parameters([Parameter("expert", value=AUTO)])
+        forget_gone(self._node, self._settings, session)
         return f"expert {request.name!r} is removed; the others' masks stay as they are"
 
     def _list(self, session: Session, request: Any, response: Any) -> str:

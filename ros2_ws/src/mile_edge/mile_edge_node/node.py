@@ -12,6 +12,7 @@ from rclpy.lifecycle import State as LifecycleState
 from rclpy.validate_full_topic_name import validate_full_topic_name
 
 from mile_edge.errors import MileError
+from mile_edge_node.bundle_watch import BundleWatch
 from mile_edge_node.diagnostics import Diagnostics
 from mile_edge_node.expert_services import ExpertServices
 from mile_edge_node.session import Session
@@ -35,6 +36,7 @@ class SegmenterNode(LifecycleNode):
         self._diagnostics = Diagnostics(self, self._settings, lambda: self.session, lambda: self._is_active)
         self._experts = ExpertServices(self, self._settings, lambda: self.session)
         self._training = TrainingAction(self, self._settings, lambda: self.session)
+        self._watch = BundleWatch(self, self._settings, lambda: self.session)
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the bundle and announce the labels; on failure say why and stay unconfigured."""
@@ -64,6 +66,7 @@ class SegmenterNode(LifecycleNode):
         if self.session is not None and result == TransitionCallbackReturn.SUCCESS:
             self.session.activate()
             self._is_active = True
+            self._training.go_on()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

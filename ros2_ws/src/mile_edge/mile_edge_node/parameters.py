@@ -113,6 +113,12 @@ NODE = (
         1e6,
         dynamic=True,
     ),
+    Parameter(
+        "record_novel",
+        "",
+        "Folder of a ring of MCAP files that keeps novel frames, as replay --record-novel does; empty for none.",
+    ),
+    Parameter("record_mb", 100.0, "Megabytes that the ring of record_novel may take.", 1.0, 1e6),
     Parameter("overlay_opacity", 0.5, "Opacity of the classes' colours over the frame.", 0.0, 1.0, dynamic=True),
     Parameter("stale_after", 2.0, "Seconds without a frame until diagnostics warn.", 0.05, 3600.0, dynamic=True),
     # Not while configured: whoever may call a service may often set a parameter too, and must not lower the policy.
@@ -136,7 +142,41 @@ NODE = (
         "train_python", "", "Python interpreter with torch for train_expert; empty for the node's own.", dynamic=True
     ),
     Parameter("train_folder", "", "Where train_expert keeps its files; empty for ~/.ros/mile_edge.", dynamic=True),
-    Parameter("train_nice", 19, "Niceness of the training process.", 0, 19, dynamic=True),
+    Parameter(
+        "train_nice",
+        19,
+        "Niceness of the training process; 19 takes only processor time that nobody wants.",
+        0,
+        19,
+        dynamic=True,
+    ),
+    Parameter(
+        "train_cores",
+        "",
+        "Processors that train_expert may use, such as 3 or 0,2-3; empty for the last quarter of those the node has.",
+        dynamic=True,
+    ),
+    Parameter(
+        "train_memory",
+        0,
+        "Megabytes of memory beyond which a training is ended; 0 for half of the machine's.",
+        0,
+        100_000_000,
+        dynamic=True,
+    ),
+    Parameter(
+        "train_device",
+        "cpu",
+        "Where train_expert computes; cuda at the lowest stream priority.",
+        words=("cpu", "cuda"),
+        dynamic=True,
+    ),
+    Parameter(
+        "train_resume",
+        True,
+        "Go on, once active, with a training that the node's last run did not finish.",
+        dynamic=True,
+    ),
 )
 
 SENSOR = (

@@ -44,11 +44,23 @@ class Sensor:
         Raises:
             SensorError: the message is no image, or none that this sensor can give.
         """
+        pixels = self.pixels(message)
+        return self.profile.to_frame(pixels, (message.format or None) if self._is_compressed else message.encoding)
+
+    def pixels(self, message: Any) -> np.ndarray:
+        """Give an image as it was sent, before the sensor's profile, see :mod:`mile_edge.data.encodings`.
+
+        Raises:
+            SensorError: the message is no image.
+        """
         data = memoryview(message.data)
-        if self.transport == "compressed":
-            return self.profile.to_frame(decode_compressed(message.format, data), message.format or None)
-        pixels = decode_image(message.encoding, message.height, message.width, message.step, message.is_bigendian, data)
-        return self.profile.to_frame(pixels, message.encoding)
+        if self._is_compressed:
+            return decode_compressed(message.format, data)
+        return decode_image(message.encoding, message.height, message.width, message.step, message.is_bigendian, data)
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self.transport == "compressed"
 
 
 def make_sensor(name: str, given: Mapping[str, Any], stored: Mapping[str, Mapping[str, Any]]) -> Sensor:

@@ -19,6 +19,7 @@ from mile_edge_node.fused_topics import FusedTopics
 from mile_edge_node.fusing import FusedMask, Moment
 from mile_edge_node.latest import LatestFrames
 from mile_edge_node.parameters import AUTO
+from mile_edge_node.recorder import Recorder
 from mile_edge_node.sensor import make_sensor
 from mile_edge_node.settings import Settings
 from mile_edge_node.tally import SensorTally
@@ -65,6 +66,7 @@ class Session:
             self.sensors = {name: make_sensor(name, settings.sensor(name), stored) for name in names}
             self.moment = self._moment(settings["fuse"], names)
             self.pin(settings["expert"], "")
+            self.recorder = self._recorder(settings["record_novel"], settings["record_mb"])
         except Exception:  # whatever the settings do, a session that never began gives its backend's memory back
             self.segmenter.close()
             raise
@@ -123,6 +125,9 @@ class Session:
         if self.fused_topics is not None:
             self.fused_topics.destroy()
             self.fused_topics = None
+        if self.recorder is not None:
+            self.recorder.close()
+            self.recorder = None
         self.segmenter.close()
 
     def change(self, name: str, value: Any) -> None:
@@ -171,7 +176,7 @@ class Session:
             self.moment.wanted = not lazy or fused.wanted
         for name, topics in self.topics.items():
             fusing = self.moment is not None and self.moment.wanted and name in self.moment.names
-            if not lazy or topics.wanted or fusing:
+            if not lazy or topics.wanted or fusing or self.recorder is not None:
                 topics.subscribe()
             else:
                 topics.unsubscribe()
@@ -200,6 +205,10 @@ class Session:
             **timings,
         )
         topics.publish(masked, status, self._settings["overlay_opacity"])
+        if novel and self.recorder is not None:
+            # Only now: the mask is out.
+            score = masked.distance / threshold if threshold else masked.novelty
+            self.recorder.offer(masked.sensor, masked.message, masked.expert, score)
 
     def _publish_fused(self, fused: FusedMask) -> None:
         self.fused, self.unfused = fused, ""
@@ -226,6 +235,12 @@ class Session:
         if self._settings["backend"] != "onnx":
             raise FusionError("fusing sensors runs in ONNX Runtime only so far; set backend to onnx, or fuse to none")
         return Moment(fuse)
+
+    def _recorder(self, folder: str, budget_mb: float) -> Recorder | None:
+        if not folder:
+            return None
+        topics = {name: self._node.resolve_topic_name(sensor.topic) for name, sensor in self.sensors.items()}
+        return Recorder(Path(folder).expanduser(), budget_mb, self.sensors, topics, self._node.get_logger().error)
 
     def _refuse(self, sensor: str, reason: str) -> None:
         if self.tallies[sensor].refuse(reason):

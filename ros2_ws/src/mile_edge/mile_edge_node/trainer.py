@@ -13,14 +13,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mile_edge.bundle.strict_json import NAME
 from mile_edge.errors import RecipeError
+from mile_edge.workers.limits import Limits, cores_text
 
 _NEEDED = ("torch", "transformers", "mile_edge")
 _PROBE = "import importlib.util, sys; print(*[m for m in sys.argv[1:] if importlib.util.find_spec(m) is None])"
 _LINE = re.compile(r"step (\d+)/(\d+) loss (\S+) mIoU ([\d.]+|-)")
+_SAYS = "mile-edge: "
 _GRACE_S = 10.0
+# A group of its own: Ctrl-C in the terminal is for the node, which then ends the training itself. Within the node's
+# session where Python can do that: Linux may share processors among sessions (autogroup), and niceness counts only
+# inside one.
+_APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,15 @@ def check_interpreter(python: str) -> None:
         )
 
 
-def command(order: Order, python: str, nice: int, out: Path) -> list[str]:
+def command(order: Order, python: str, limits: Limits, out: Path, device: str = "cpu") -> list[str]:
     """The command line that trains.
+
+    Args:
+        order: what.
+        python: the interpreter.
+        limits: what it may take from the node.
+        out: the expert's file; the checkpoint lies beside it.
+        device: "cpu" or "cuda".
 
     Raises:
         RecipeError: the name is none, or the data does not exist.
@@ -97,8 +111,11 @@ def command(order: Order, python: str, nice: int, out: Path) -> list[str]:
         raise RecipeError(f"the data {order.data[:200]!r} does not exist; give a labelled bag or folder on the robot")
     # It must not outlive a node that is killed: nobody would add its expert, and the next one would train beside it.
     parts = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-    parts += ["nice", "-n", str(nice), python, "-m", "mile_edge", "train", "expert", order.bundle, order.data]
+    # From its first instruction: the command lowers itself further once it runs, and importing it alone takes seconds.
+    parts += ["nice", "-n", str(limits.nice), python, "-m", "mile_edge", "train", "expert", order.bundle, order.data]
     parts += ["--name", order.name, "--out", str(out), "--json"]
+    parts += ["--cores", cores_text(limits.cores), "--nice", str(limits.nice), "--memory", str(limits.memory_mb)]
+    parts += ["--device", device]
     for option, value in (("--sensors", order.sensor), ("--bag-domain", order.domain), ("--steps", order.steps)):
         parts += [option, str(value)] if value else []
     return parts + (["--gate-only"] if order.gate_only else [])
@@ -111,13 +128,15 @@ class Training:
         line: from `command`.
         python: the interpreter in it, whose environment is cleared of this process's packages where it differs.
         folder: where it works.
+        tell: called with each sentence that it says while it works.
     """
 
-    def __init__(self, line: list[str], python: str, folder: Path) -> None:
+    def __init__(
+        self, line: list[str], python: str, folder: Path, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.progress = TrainingProgress()
-        self._last_words = ""
-        # A session of its own: Ctrl-C in the terminal is for the node, which then ends the training itself.
+        self._last_words, self._tell = "", tell
         self._process = subprocess.Popen(
             line,
             cwd=folder,
@@ -127,7 +146,7 @@ class Training:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,
+            **_APART,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -150,8 +169,14 @@ class Training:
         finally:
             self.stop()
         self._reader.join(timeout=5)
-        if self._process.returncode:
-            raise RecipeError(self._last_words or f"the training ended with status {self._process.returncode}")
+        status = self._process.returncode
+        if status < 0:
+            raise RecipeError(
+                f"the training was ended by {signal.Signals(-status).name}, as a machine out of memory does; the same "
+                "goal goes on from its last checkpoint"
+            )
+        if status:
+            raise RecipeError(self._last_words or f"the training ended with status {status}")
 
     def stop(self) -> None:
         """End it, by force where it does not listen; harmless after the end."""
@@ -171,12 +196,15 @@ class Training:
                 step, steps, loss, miou = match.groups()
                 score = float("nan") if miou == "-" else float(miou)
                 self.progress = TrainingProgress(int(step), int(steps), float(loss), score)
-            elif line.strip():
-                self._last_words = line.strip()[-500:]
+            elif said := line.strip():
+                self._last_words = said.removeprefix(_SAYS)[-500:]
+                if said.startswith(_SAYS):
+                    self._tell(self._last_words)
 
 
 def _environment(python: str) -> dict[str, str]:
-    environment = dict(os.environ, PYTHONUNBUFFERED="1")
+    # Where GPUs are shared through MPS, 1 is below normal; elsewhere it has no effect.
+    environment = dict(os.environ, PYTHONUNBUFFERED="1", CUDA_MPS_CLIENT_PRIORITY="1")
     if python != sys.executable:
         # Another interpreter must not find the packages of this one, which ROS lists in PYTHONPATH.
         environment.pop("PYTHONPATH", None)

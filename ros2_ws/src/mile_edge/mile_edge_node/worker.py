@@ -32,6 +32,7 @@ class Masked:
         expert_id: its row of the bank.
         distance: to its nearest prototype.
         novel: as the bundle's threshold has it.
+        novelty: the score that this follows from, 1 at the limit; NaN without calibration.
         batch: frames that shared the pass.
         received: seconds, monotonic, when the message came in.
         timings: milliseconds of wait, decode, resize, network, restore.
@@ -48,6 +49,7 @@ class Masked:
     expert_id: int
     distance: float
     novel: bool
+    novelty: float
     batch: int
     received: float
     timings: Mapping[str, float]
@@ -214,6 +216,7 @@ class Worker:
                 row,
                 float(result.distance[index, row]),
                 bool(result.novel[index]),
+                float(result.novelty[index]),
                 batch,
                 taken.arrival.received,
                 {stage: seconds * 1e3 for stage, seconds in taken.timings.items()},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,50 +17,14 @@ from mile_edge_interfaces.msg import Status
 from rclpy.action import ActionClient
 
 from harness import Bench, Robot, eventually, image, until_flowing
+from training_goals import WORKSHOP, Goal, endless
 
 Start = Callable[..., Robot]
-# An interpreter with torch and mile_edge, for the test that really trains.
-WORKSHOP = os.environ.get("MILE_EDGE_WORKSHOP_PYTHON", "")
-
-
-class Goal:
-    """A goal under way."""
-
-    def __init__(self, bench: Bench, client: ActionClient, **fields: Any) -> None:
-        assert client.wait_for_server(timeout_sec=30)
-        self.feedback: list[Any] = []
-        self._bench = bench
-        self.handle = self._get(
-            client.send_goal_async(
-                TrainExpert.Goal(**fields), feedback_callback=lambda m: self.feedback.append(m.feedback)
-            )
-        )
-
-    def result(self, patience: float = 60.0) -> Any:
-        return self._get(self.handle.get_result_async(), patience)
-
-    def cancel(self) -> None:
-        self._get(self.handle.cancel_goal_async())
-
-    @staticmethod
-    def _get(future: Any, patience: float = 30.0) -> Any:
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        assert done.wait(patience)
-        return future.result()
 
 
 @pytest.fixture
 def client(bench: Bench) -> Any:
     return ActionClient(bench.node, TrainExpert, "mile_edge/train_expert")
-
-
-def endless(folder: Path) -> Path:
-    """A program in place of the interpreter: it answers the question for torch and then trains without end."""
-    program = folder / "python"
-    program.write_text('#!/bin/sh\ncase "$1" in -c) exit 0;; esac\necho $$ > pid\nexec sleep 600\n')
-    program.chmod(0o755)
-    return program
 
 
 def test_without_torch_the_answer_names_the_interpreter_and_what_to_do(
@@ -84,11 +47,13 @@ def test_a_training_is_cancelled_and_a_second_one_refused_while_frames_flow(
     bench: Bench, start: Start, client: Any, tmp_path: Path, frames: dict[str, np.ndarray]
 ) -> None:
     slow = endless(tmp_path)
-    start(train_python=str(slow), train_folder=str(tmp_path / "work"))
+    robot = start(train_python=str(slow), train_folder=str(tmp_path / "work"))
     status, camera = bench.listen("camera/status", Status), bench.camera("image")
     goal = Goal(bench, client, data=str(tmp_path), name="harbour", steps=100)
     eventually(lambda: any(each.stage == "training" for each in goal.feedback), "feedback")
     assert not Goal(bench, client, data=str(tmp_path), name="other").handle.accepted
+    said = "train_expert 'other' is refused: the training of 'harbour' is under way; wait for it or cancel it first"
+    eventually(lambda: said in robot.said, "the reason")
     for _ in range(5):
         until_flowing(camera, image(frames["clear"], "rgb8", 1), status)
     pid = int((tmp_path / "work" / "pid").read_text())
