@@ -95,6 +95,23 @@ def test_evaluate_and_calibrate_run_on_a_rendered_folder(
     assert manifest["gate"]["thresholds"]["fog"] == found["thresholds"]["fog"]
 
 
+def test_evaluate_takes_the_profile_of_another_camera(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", str(tmp_path / "fog"), "--domain", "fog", "--frames", "2", "--size", "96x128"]) == 0
+    profile = tmp_path / "camera.yaml"
+    profile.write_text("kind: camera\ngamma: 3\n")
+    scores = []
+    for options in ([], ["--sensor-profile", str(profile)]):
+        capsys.readouterr()
+        assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json", *options]) == 0
+        scores.append(json.loads(capsys.readouterr().out)["miou"])
+    assert scores[0] != scores[1]
+    profile.write_text("kind: thermal\n")
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--sensor-profile", str(profile)]) == 2
+    assert "the profile is of a thermal" in capsys.readouterr().err
+
+
 def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m mile_edge inspect {REFERENCE} --json | head -c 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)

@@ -40,6 +40,22 @@ def test_a_camera_passes_colour_untouched_and_repeats_grey() -> None:
     np.testing.assert_array_equal(grey, np.stack([colour[..., 0]] * 3, axis=-1))
 
 
+def test_a_camera_of_other_colours_is_brightened_and_moved_from_grey() -> None:
+    colour = np.random.default_rng(0).integers(0, 255, (5, 7, 3)).astype(np.uint8)
+    brighter = SensorProfile("camera", gamma=0.5).to_frame(colour)
+    np.testing.assert_array_equal(brighter, np.rint(255 * (colour / 255) ** 0.5).astype(np.uint8))
+    grey = SensorProfile("camera", saturation=0.0).to_frame(colour)
+    assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 1] == grey[..., 2]).all()
+    vivid = SensorProfile("camera", saturation=1.5).to_frame(colour)
+    assert np.ptp(vivid.astype(int), axis=2).mean() > 1.2 * np.ptp(colour.astype(int), axis=2).mean()
+    both = SensorProfile.from_dict({"kind": "camera", "gamma": 0.85, "saturation": 1.2})
+    assert SensorProfile.from_dict(both.to_dict()) == both
+    # What no number changes needs none: manifests of such cameras stay as they were.
+    assert CAMERA.to_dict() == {"kind": "camera"}
+    one_channel = np.ascontiguousarray(colour[..., 0])
+    np.testing.assert_array_equal(SensorProfile("camera", gamma=0.5).to_frame(one_channel)[..., 2], brighter[..., 0])
+
+
 def test_millimetres_and_metres_of_one_scene_give_one_frame() -> None:
     counts = np.random.default_rng(0).integers(0, 65535, (60, 80)).astype(np.uint16)
     metres = (counts / 1000).astype(np.float32)
@@ -129,6 +145,9 @@ def test_an_image_that_the_sensor_cannot_have_is_refused(profile: SensorProfile,
         (None, "must be a mapping"),
         ({"kind": "depth", "near": 1}, "unknown key 'near'"),
         ({"kind": "camera", "scale": 1}, "unknown key 'scale'"),
+        ({"kind": "camera", "gamma": 0}, "give one of 0.1 to 10"),
+        ({"kind": "camera", "saturation": 40}, "give one of 0 to 4"),
+        ({"kind": "camera", "saturation": "much"}, "finite number"),
         ({"kind": "depth", "scale": 0}, "scale is 0"),
         ({"kind": "depth", "scale": "fine"}, "finite number"),
         ({"kind": "depth", "scale": float("nan")}, "finite number"),

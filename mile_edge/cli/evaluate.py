@@ -60,6 +60,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--class-map", type=Path, metavar="FILE", help="YAML from a base's classes to the data's (calib/class-maps)"
     )
+    parser.add_argument(
+        "--sensor-profile",
+        type=Path,
+        metavar="FILE",
+        help="how images become frames (calib/sensors), in place of what the folders say",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -70,11 +76,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from mile_edge.data.folder import FolderDataset
+    from mile_edge.data.sensors import load_profile
     from mile_edge.replay.folders import evaluate_folders
 
     if args.fuse:
         return _fuse(args)
-    folders = [FolderDataset(path) for path in args.data]
+    profile = load_profile(args.sensor_profile) if args.sensor_profile else None
+    folders = [FolderDataset(path, profile=profile) for path in args.data]
     name_domains(folders, args.domain or ())
     is_bundle = (args.model / "manifest.json").is_file()
     if not is_bundle and not (args.model / "config.json").is_file() and args.model.suffix != ".pth":

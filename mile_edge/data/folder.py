@@ -5,7 +5,7 @@
     ignore: 255
     sensor: camera          # or depth, thermal; camera where it is missing
     domain: dusk            # the folder's name where it is missing
-    profile: {scale: 0.04}  # of a depth or thermal sensor, what differs from calib/sensors
+    profile: {scale: 0.04}  # what differs from calib/sensors; of a camera, {gamma: 0.85}
     classes:
       - {id: 0, name: sky, color: [128, 128, 128]}
 """
@@ -86,6 +86,10 @@ class FolderDataset:
         self.domain = str(settings.get("domain", self.path.name))
         if self.sensor not in DEFAULT_PROFILES:
             raise DataError(f"{self.path}: sensor {self.sensor!r} is unknown; choose {', '.join(DEFAULT_PROFILES)}")
+        if profile is not None and profile.kind != self.sensor:
+            raise DataError(
+                f"{self.path} holds {self.sensor} images and the profile is of a {profile.kind}; give another"
+            )
         self.profile = profile or _profile(settings.get("profile", {}), self.sensor, self.path)
 
     def __len__(self) -> int:
