@@ -95,7 +95,7 @@ def test_evaluate_and_calibrate_run_on_a_rendered_folder(
     assert manifest["gate"]["thresholds"]["fog"] == found["thresholds"]["fog"]
 
 
-def test_evaluate_takes_the_profile_of_another_camera(
+def test_evaluate_takes_the_profile_of_another_camera_and_a_sample_of_the_frames(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["world", str(tmp_path / "fog"), "--domain", "fog", "--frames", "2", "--size", "96x128"]) == 0
@@ -107,6 +107,10 @@ def test_evaluate_takes_the_profile_of_another_camera(
         assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json", *options]) == 0
         scores.append(json.loads(capsys.readouterr().out)["miou"])
     assert scores[0] != scores[1]
+    capsys.readouterr()
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json", "--every", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 1
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--every", "0"]) == 2
     profile.write_text("kind: thermal\n")
     assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--sensor-profile", str(profile)]) == 2
     assert "the profile is of a thermal" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli.options import image_size, name_domains, names
-from mile_edge.errors import BundleError, RecipeError
+from mile_edge.errors import BundleError, DataError, RecipeError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import ClassLabel
@@ -66,6 +66,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help="how images become frames (calib/sensors), in place of what the folders say",
     )
+    parser.add_argument("--every", type=int, default=1, metavar="N", help="only every Nth frame of each folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -81,8 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.fuse:
         return _fuse(args)
+    if args.every < 1:
+        raise DataError(f"--every is {args.every}; give 1 for all frames or more for a sample")
     profile = load_profile(args.sensor_profile) if args.sensor_profile else None
-    folders = [FolderDataset(path, profile=profile) for path in args.data]
+    folders = [FolderDataset(path, profile=profile, every=args.every) for path in args.data]
     name_domains(folders, args.domain or ())
     is_bundle = (args.model / "manifest.json").is_file()
     if not is_bundle and not (args.model / "config.json").is_file() and args.model.suffix != ".pth":

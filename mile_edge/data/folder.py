@@ -64,16 +64,22 @@ class FolderDataset:
         path: the folder with ``images/``, or a folder of unlabelled images.
         profile: how pixels become a frame; what ``classes.yaml`` says where it is missing.
         classes: label space for a folder whose ``classes.yaml`` is missing.
+        every: take one image of so many, the first one on.
 
     Raises:
         DataError: no images, no classes, or a label without its image.
     """
 
     def __init__(
-        self, path: Path | str, *, profile: SensorProfile | None = None, classes: tuple[ClassLabel, ...] | None = None
+        self,
+        path: Path | str,
+        *,
+        profile: SensorProfile | None = None,
+        classes: tuple[ClassLabel, ...] | None = None,
+        every: int = 1,
     ) -> None:
         self.path = Path(path)
-        self._images = _files(self.path / "images") or _files(self.path)
+        self._images = (_files(self.path / "images") or _files(self.path))[::every]
         if not self._images:
             raise DataError(f"{self.path} has no images; expected .png or .jpg files in {self.path / 'images'}")
         self._labels = {file.stem: file for file in _files(self.path / "labels")}
