@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 
 from mile_edge.data.folder import FolderDataset
 from mile_edge.runtime import Segmenter
-from mile_edge.workers.limits import cores_for_training, cores_text
+from mile_edge.workers.limits import Limits, cores_for_training, cores_text, lower_threads
 
 KINDS = ("none", "limited", "unlimited")
 
@@ -39,18 +40,23 @@ def training(bundle: Path, data: Path, folder: Path, kind: str) -> Iterator[subp
     line += ["--out", str(folder / f"{kind}.safetensors"), "--steps", "1000000"]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     apart: dict[str, Any] = {"start_new_session": True}
+    line += ["--batch", "2"]
     if kind == "limited":
-        line += ["--cores", cores_text(cores_for_training()), "--nice", "19", "--memory", "4000"]
+        line += ["--cores", cores_text(cores_for_training()), "--memory", "4000"]
         apart = {"process_group": 0} if sys.version_info >= (3, 11) else apart
     child = subprocess.Popen(
         line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **apart
     )
     try:
         assert child.stderr is not None
-        # Its first line comes after fifty steps.
+        # Its first line comes with its first step.
         told = child.stderr.readline()
         if "step" not in told:
             raise SystemExit(f"the training does not run: {told.strip()}")
+        threading.Thread(target=child.stderr.read, daemon=True).start()
+        if kind == "limited":
+            # Only now: on a busy machine it would begin late, for it takes only time that nobody wants.
+            lower_threads(child.pid, Limits(cores_for_training(), 19))
         os.killpg(child.pid, signal.SIGSTOP)
         yield child
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -36,6 +37,8 @@ _EXAMPLES = """examples:
 A killed run resumes when the same command is given again; at most a minute of its steps is lost."""
 
 
+# Seconds after which a log gets a line also where fifty steps take longer.
+_QUIET_S = 10.0
 _START_MAP = "class map from the base's classes to the data's: whose rows its classifier starts from (calib/class-maps)"
 
 
@@ -321,6 +324,7 @@ def _progress(name: str) -> Iterator[Any]:
     console = Console(stderr=True)
     with Bar(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(name, total=None, loss=float("nan"), miou="-", left="?")
+        told = -_QUIET_S
 
         def report(progress: Progress) -> None:
             minutes, seconds = divmod(int(progress.seconds_left), 60)
@@ -333,7 +337,9 @@ def _progress(name: str) -> Iterator[Any]:
                 miou=miou,
                 left=f"{minutes}:{seconds:02d}",
             )
-            if not console.is_terminal and progress.step % 50 == 0:
+            nonlocal told
+            if not console.is_terminal and (progress.step % 50 == 0 or time.monotonic() - told > _QUIET_S):
+                told = time.monotonic()
                 line_of_log = f"{name}: step {progress.step}/{progress.steps} loss {progress.loss:.3f} mIoU {miou}"
                 print(f"{line_of_log}, {minutes}:{seconds:02d} left", file=sys.stderr, flush=True)
 

@@ -101,15 +101,24 @@ def step_aside(limits: Limits) -> None:
     Raises:
         RecipeError: the system refuses the cores.
     """
-    for thread in map(int, os.listdir("/proc/self/task")):  # noqa: PTH208 (names, no paths)
-        with contextlib.suppress(ProcessLookupError):
-            _one_thread(thread, limits)
+    lower_threads("self", limits)
     if limits.nice:
         _lower_session(limits.nice)
     if limits.memory_mb:
         # Where the machine runs out of memory all the same, the kernel shall end the training and not the robot's work.
         with contextlib.suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def lower_threads(process: int | str, limits: Limits) -> None:
+    """Take all threads of a process to its cores and down to its priority.
+
+    Raises:
+        RecipeError: the system refuses the cores.
+    """
+    for thread in map(int, os.listdir(f"/proc/{process}/task")):  # noqa: PTH208 (names, no paths)
+        with contextlib.suppress(ProcessLookupError):
+            _one_thread(thread, limits)
 
 
 def _one_thread(thread: int, limits: Limits) -> None:

@@ -114,8 +114,10 @@ def request_targets() -> list[Target]:
     from mile_edge_node.experts import add_from
     from mile_edge_node.parameters import NODE, SENSOR
     from mile_edge_node.trainer import Order, command
+    from mile_edge_node.unfinished import Unfinished
 
     from mile_edge.runtime import Segmenter
+    from mile_edge.workers.limits import Limits, read_cores
 
     good = next((REFERENCE / "experts").glob("fog-*")).read_bytes()
     running: list[Any] = []
@@ -142,15 +144,23 @@ def request_targets() -> list[Target]:
     def order(data: bytes, folder: Path) -> None:
         dice = random.Random(data)
         texts = [_text_like(dice, value) for value in (str(REFERENCE), str(folder), "harbour", "camera", "fog")]
-        command(Order(*texts, steps=dice.choice((0, 1, -1, 2**31 - 1))), "python3", 10, folder)
+        limits = Limits(read_cores(_text_like(dice, "0")), 10, 4000)
+        command(Order(*texts, steps=dice.choice((0, 1, -1, 2**31 - 1))), "python3", limits, folder)
         for parameter in (*NODE, *SENSOR):
             value = hostile(dice, parameter.default)
             # What a ROS parameter can hold.
             parameter.problem(value if isinstance(value, (bool, int, float, str)) else [type(value).__name__])
 
+    record = json.dumps(vars(Order("/bundle", "/data", "harbour", "camera", "fog", 30, True))).encode()
+
+    def remembered(data: bytes, folder: Path) -> None:
+        (folder / "unfinished.json").write_bytes(data)
+        Unfinished(folder).read()
+
     return [
         Target("add-request", request, serve),
         Target("train-request", lambda dice: dice.randbytes(8), order),
+        Target("train-record", lambda dice: mutated_text(record, dice), remembered),
     ]
 
 

@@ -101,10 +101,18 @@ def test_an_order_is_remembered_until_it_is_ended_and_a_damaged_record_is_one_se
     assert Unfinished(tmp_path / "work").read() == order
     record = tmp_path / "work" / "unfinished.json"
     whole, said = record.read_bytes(), list[str]()
-    for harmed in (b"", whole[:20], b"[1]", whole.replace(b"30", b'"30"'), whole.replace(b"steps", b"leaps"), b"\xff"):
+    for harmed in (
+        b"",
+        whole[:20],
+        b"[1]",
+        whole.replace(b"30", b'"30"'),
+        whole.replace(b"steps", b"leaps"),
+        b"\xff",
+        b"[" * 9999,
+    ):
         record.write_bytes(harmed)
         assert unfinished.read(said.append) is None
-    assert len(said) == 6
+    assert len(said) == 7
     assert all(each.endswith("is damaged; send the goal of the training again") for each in said)
     unfinished.forget()
     unfinished.forget()

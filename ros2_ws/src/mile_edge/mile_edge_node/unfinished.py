@@ -9,6 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from mile_edge.bundle.files import named, read_regular, write_whole
+from mile_edge.bundle.strict_json import parse_object
 from mile_edge.errors import RecipeError
 from mile_edge_node.trainer import Order
 
@@ -45,10 +46,11 @@ class Unfinished:
         if not self._file.exists():
             return None
         try:
-            values = json.loads(read_regular(self._file, _MAX_BYTES, where, RecipeError))
-            order = Order(**values)
+            order = Order(**parse_object(read_regular(self._file, _MAX_BYTES, where, RecipeError)))
             if not all(type(getattr(order, each.name)).__name__ == each.type for each in fields(Order)):
                 raise TypeError
+            if not 0 <= order.steps < 1 << 32:
+                raise ValueError
         except RecipeError as problem:
             tell(str(problem))
         except (ValueError, TypeError):
