@@ -124,7 +124,7 @@ def test_training_goes_on_from_its_checkpoint_after_both_the_node_and_the_traini
     robot = start(bundle=str(bundle), **given)
     assert Goal(bench, client, data=str(data), name="mist", steps=20).handle.accepted
     checkpoint = folder / "mist.safetensors.checkpoint"
-    eventually(checkpoint.exists, "a checkpoint", 400)
+    eventually(checkpoint.exists, "a checkpoint", 900)
     # Both at once, as a power cut does; the child's group is its own.
     child = next(pid for pid in _children(robot.process.pid) if b"train" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(robot.process.pid, signal.SIGKILL)
@@ -136,8 +136,8 @@ def test_training_goes_on_from_its_checkpoint_after_both_the_node_and_the_traini
     try:
         assert other.change(CONFIGURE), again.said
         assert other.change(ACTIVATE), again.said
-        eventually(lambda: "training goes on from step 1" in again.said, "the checkpoint", 200)
-        eventually(lambda: "expert 'mist' is trained and added" in again.said, "the expert", 500)
+        eventually(lambda: "training goes on from step 1" in again.said, "the checkpoint", 600)
+        eventually(lambda: "expert 'mist' is trained and added" in again.said, "the expert", 900)
         assert "mist" in other.ask("list_experts").experts
         assert not any(folder.glob("mist*")) and not (folder / "unfinished.json").exists()
     finally:
