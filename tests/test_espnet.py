@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from mile_edge.bundle import Bundle
 from mile_edge.errors import RecipeError
-from mile_edge.network import espnet
 from mile_edge.network.base import base_from_weights, config_of, load_base
+from mile_edge.network.espnet_blocks import averaged
 from mile_edge.network.low_rank import LowRankLinear
 from mile_edge.runtime import Segmenter
 from workshop import export_random, random_expert
@@ -72,7 +72,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("full", "part"), [((23, 30), (15, 20)), ((30, 40), (15, 20)), ((7, 5), (5, 5))])
 def test_averaging_by_products_is_adaptive_pooling(full: tuple[int, int], part: tuple[int, int]) -> None:
     x = torch.randn(2, 3, *full)
-    assert torch.allclose(espnet._averaged(x, part), functional.adaptive_avg_pool2d(x, part), atol=1e-6)
+    assert torch.allclose(averaged(x, part), functional.adaptive_avg_pool2d(x, part), atol=1e-6)
 
 
 def test_the_low_rank_path_beside_a_grouped_convolution() -> None:

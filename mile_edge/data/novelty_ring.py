@@ -26,13 +26,13 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from mile_edge.data.bags import Bag
+from mile_edge.data.sketch import distances, sketch_of
 from mile_edge.data.storage.mcap import McapStorage
 from mile_edge.errors import BagError
 
 RECORD = "/novelty/frame"
 _RAW, _COMPRESSED, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 _QUALITY = 95
-_GRID = 4
 # Seconds without a novel frame of a topic after which the next one begins another episode.
 _EPISODE_NS = 10_000_000_000
 # Pictures closer than this, in grey levels, are of a robot that stands still.
@@ -138,9 +138,9 @@ class NoveltyRing:
             return False
         episode += not 0 <= since < _EPISODE_NS
         stratum = (frame.topic, frame.expert, episode)
-        sketch = _sketch(frame.pixels)
+        sketch = sketch_of(frame.pixels)
         alike = [kept.sketch for kept in self._kept if kept.stratum == stratum]
-        if alike and _distances(np.stack(alike), sketch).min() < _STILL:
+        if alike and distances(np.stack(alike), sketch).min() < _STILL:
             self._last[frame.topic] = (frame.time, episode)
             return False
         messages = self._messages(frame, episode, sketch)
@@ -283,24 +283,9 @@ def _least_telling(frames: Sequence[_Kept]) -> _Kept:
     if len(frames) == 1:
         return frames[0]
     sketches = np.stack([frame.sketch for frame in frames])
-    apart = np.stack([_distances(sketches, sketch) for sketch in sketches])
+    apart = np.stack([distances(sketches, sketch) for sketch in sketches])
     np.fill_diagonal(apart, np.inf)
     return frames[max(divmod(int(apart.argmin()), len(frames)))]
-
-
-def _distances(sketches: np.ndarray, sketch: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sqrt(np.square(sketches - sketch).mean(axis=1)))
-
-
-def _sketch(pixels: np.ndarray) -> np.ndarray:
-    """What a picture looks like from afar: means over a grid of 4 x 4 and three channels, (48,) float32, 0..255."""
-    small = np.nan_to_num(pixels[:: max(1, pixels.shape[0] // 64), :: max(1, pixels.shape[1] // 64)].astype(np.float32))
-    small = small[..., :3] if small.ndim == 3 else np.repeat(small[..., None], 3, axis=2)
-    if pixels.dtype != np.uint8:
-        small = small * (255 / max(1e-6, float(small.max(initial=0.0))))
-    rows = np.array_split(small, _GRID, axis=0)
-    cells = [cell.reshape(-1, 3).mean(axis=0) for row in rows for cell in np.array_split(row, _GRID, axis=1)]
-    return np.asarray(np.concatenate(cells), np.float32).round(1)
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
