@@ -11,6 +11,7 @@ from mile_edge.bundle.candidate import Candidate, ShadowPlan
 from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.expert import Expert, expert_bytes
 from mile_edge.bundle.files import named
+from mile_edge.bundle.gate import Gate
 from mile_edge.bundle.journal import Change
 from mile_edge.bundle.manifest import ExpertEntry, Manifest, expert_file
 from mile_edge.bundle.strict_json import NAME, shown
@@ -54,6 +55,35 @@ def receive(path: str | os.PathLike[str], name: str | None, trust: Trust, sha256
         expert = replace(expert, name=name, package=None)
         data = expert_bytes(expert)
     return Arrival(expert, data, entry_of(expert.name, data), admitted.signer, trust.policy, where)
+
+
+def founded(
+    manifest: Manifest, onnx_bytes: bytes, base_graph_bytes: bytes | None, base_expert: Expert
+) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest of a new bundle whose only expert is its base, and the files that it names.
+
+    Raises:
+        BundleError: the manifest has experts already, or its base graph is given without bytes or they without it.
+        ExpertError: the base has an adapter, or does not fit the manifest.
+    """
+    if manifest.experts:
+        raise BundleError(
+            f"manifest already has {len(manifest.experts)} experts; create the bundle first, then add them"
+        )
+    if (base_graph_bytes is None) != (manifest.base_graph is None):
+        raise BundleError("manifest.base_graph and its bytes belong together; give both or neither")
+    if base_expert.adapter != "none":
+        raise ExpertError(f"expert {shown(base_expert.name)} has an adapter and is to be row 0; give adapter none")
+    data = expert_bytes(base_expert)
+    check_fit(base_expert, manifest, f"expert {shown(base_expert.name)}")
+    entry = entry_of(base_expert.name, data)
+    files = {manifest.network.file: onnx_bytes, entry.file: data}
+    # A graph that fuses reads the weights of the very graph that it was made with: `set_fusion` gives a new one.
+    manifest = replace(manifest, network=manifest.network.of(onnx_bytes), fusion=None)
+    if manifest.base_graph is not None and base_graph_bytes is not None:
+        files[manifest.base_graph.file] = base_graph_bytes
+        manifest = replace(manifest, base_graph=manifest.base_graph.of(base_graph_bytes))
+    return manifest.with_expert(entry, base_expert.classes), files
 
 
 def entered(manifest: Manifest, arrival: Arrival, *, replaces: bool, downgrade: bool) -> Manifest:
@@ -176,3 +206,15 @@ def _check_room(manifest: Manifest, name: str, where: str, replaces: bool) -> No
             f"bundle {manifest.name!r} is full with {manifest.capacity} experts; "
             "remove one or export it with more capacity"
         )
+
+
+def check_gate(built: Gate, given: Gate, where: str) -> None:
+    """Refuse settings of a gate that the network was not built with.
+
+    Raises:
+        BundleError: one of them differs.
+    """
+    for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau", "delta"):
+        old, new = getattr(built, key), getattr(given, key)
+        if old != new:
+            raise BundleError(f"gate.{key} is {old} in the network of {where}, not {new}; export it again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mile_edge.bundle.candidate import Candidate
@@ -87,6 +88,25 @@ def load_head(folder: Path, manifest: Manifest) -> FusionHead | None:
         raise BundleError(str(error)) from None
     manifest.class_ids(head.classes)
     return head
+
+
+def load_state(
+    folder: Path, manifest: Manifest, known: Mapping[str, Expert]
+) -> tuple[tuple[Expert, ...], Expert | None, FusionHead | None]:
+    """The experts in row order, the candidate and the fusion head that a manifest names.
+
+    Args:
+        folder: of the bundle.
+        manifest: of this state.
+        known: experts that need not be read again, by their files' SHA-256.
+    """
+    experts = tuple(known.get(entry.sha256) or load_expert(folder, manifest, entry) for entry in manifest.experts)
+    if experts[0].adapter != "none":
+        raise BundleError(f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again")
+    candidate = None
+    if manifest.candidate is not None:
+        candidate = known.get(manifest.candidate.sha256) or load_expert(folder, manifest, manifest.candidate)
+    return experts, candidate, load_head(folder, manifest)
 
 
 def verify_bundle(path: str | os.PathLike[str]) -> list[str]:

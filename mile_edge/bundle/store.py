@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 
 from mile_edge.bundle import admission, commit, history
 from mile_edge.bundle.candidate import ShadowPlan
-from mile_edge.bundle.checks import check_fit
-from mile_edge.bundle.expert import Expert, expert_bytes
+from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.fusion_head import FusionHead
 from mile_edge.bundle.gate import SUCCESSIVE_KINDS, Gate
 from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import (
     check_network,
-    load_expert,
     load_head,
+    load_state,
     manifest_text,
     networks,
     parsed_manifest,
@@ -34,9 +33,8 @@ from mile_edge.bundle.loading import (
 )
 from mile_edge.bundle.lock import locked
 from mile_edge.bundle.manifest import ExpertEntry, Manifest
-from mile_edge.bundle.strict_json import shown
 from mile_edge.bundle.trust import OPEN, Trust
-from mile_edge.errors import BundleError, ExpertError
+from mile_edge.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -99,24 +97,7 @@ class Bundle:
             ExpertError: the base's file does not fit the manifest.
         """
         folder = Path(path).absolute()
-        if manifest.experts:
-            raise BundleError(
-                f"manifest already has {len(manifest.experts)} experts; create the bundle first, then add them"
-            )
-        if (base_graph_bytes is None) != (manifest.base_graph is None):
-            raise BundleError("manifest.base_graph and its bytes belong together; give both or neither")
-        if base_expert.adapter != "none":
-            raise ExpertError(f"expert {shown(base_expert.name)} has an adapter and is to be row 0; give adapter none")
-        data = expert_bytes(base_expert)
-        check_fit(base_expert, manifest, f"expert {shown(base_expert.name)}")
-        entry = admission.entry_of(base_expert.name, data)
-        contents = {manifest.network.file: onnx_bytes, entry.file: data}
-        # A graph that fuses reads the weights of the very graph that it was made with: `set_fusion` gives a new one.
-        manifest = replace(manifest, network=manifest.network.of(onnx_bytes), fusion=None)
-        if manifest.base_graph is not None and base_graph_bytes is not None:
-            contents[manifest.base_graph.file] = base_graph_bytes
-            manifest = replace(manifest, base_graph=manifest.base_graph.of(base_graph_bytes))
-        manifest = manifest.with_expert(entry, base_expert.classes)
+        manifest, contents = admission.founded(manifest, onnx_bytes, base_graph_bytes, base_expert)
         commit.create_folder(folder, {**contents, commit.MANIFEST: manifest.to_json().encode()})
         return cls.open(folder)
 
@@ -283,12 +264,7 @@ class Bundle:
         """
         with locked(self.path):
             now = self.current()
-            for key in ("kind", "tap", "dim", "prototypes", "top_k", "tau", "delta"):
-                old, new = getattr(now.manifest.gate, key), getattr(gate, key)
-                if old != new:
-                    raise BundleError(
-                        f"gate.{key} is {old} in the network of {named(self.path)}, not {new}; export it again"
-                    )
+            admission.check_gate(now.manifest.gate, gate, named(self.path))
             manifest = replace(now.manifest, gate=gate)
             commit.change(self.path, manifest, {}, Change("gate"))
         return now._with(manifest)
@@ -324,15 +300,7 @@ class Bundle:
 
     @classmethod
     def _load(cls, folder: Path, manifest: Manifest, known: Mapping[str, Expert]) -> Bundle:
-        experts = tuple(known.get(entry.sha256) or load_expert(folder, manifest, entry) for entry in manifest.experts)
-        if experts[0].adapter != "none":
-            raise BundleError(
-                f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again"
-            )
-        candidate = None
-        if manifest.candidate is not None:
-            candidate = known.get(manifest.candidate.sha256) or load_expert(folder, manifest, manifest.candidate)
-        return cls(folder, manifest, experts, candidate, load_head(folder, manifest))
+        return cls(folder, manifest, *load_state(folder, manifest, known))
 
 
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
