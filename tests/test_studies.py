@@ -145,14 +145,14 @@ def test_a_cell_that_cannot_be_done_is_named_and_the_others_stay(tmp_path: Path)
 
 def test_after_a_kill_only_the_running_cells_are_done_again(tmp_path: Path) -> None:
     recipe_file(tmp_path, TINY + "methods: [mile-mahalanobis]\n")
-    command = [sys.executable, "-m", "mile_edge", "study", str(tmp_path / "tiny.yaml"), "--workers", "2"]
-    command += ["--out", str(tmp_path / "out"), "--cells", str(tmp_path / "cells")]
+    study = ["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--cells", str(tmp_path / "cells")]
+    command = [sys.executable, "-m", "mile_edge", *study, "--workers", "2"]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True) as first:
         finished = finished_cells(first, tmp_path / "cells", 3)
         os.killpg(first.pid, signal.SIGKILL)
     assert first.returncode == -signal.SIGKILL
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    # In this process: three more that start and import torch would take longer than what is left to do.
+    assert main([*study, "--workers", "1"]) == 0
     assert {file: file.stat().st_mtime_ns for file in finished} == finished
     assert json.loads((tmp_path / "out" / "study.json").read_text())["methods"]["mile-mahalanobis"]["figures"]
     assert not list((tmp_path / "cells").glob("*.aside"))
