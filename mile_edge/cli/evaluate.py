@@ -206,7 +206,10 @@ def _show(account: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table("folder", "domain", "sensor", "frames", "mIoU")
-    for name, folder in account["folders"].items():
+    folders = dict(account["folders"])
+    if len(folders) > 1:
+        folders["all"] = {"domain": "", "sensor": "", "frames": account["frames"], "miou": account["miou"]}
+    for name, folder in folders.items():
         miou = "-" if folder["miou"] is None else f"{folder['miou']:.3f}"
         table.add_row(name, folder["domain"], folder["sensor"], str(folder["frames"]), miou)
     console = Console()
