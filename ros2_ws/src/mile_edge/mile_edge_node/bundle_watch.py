@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -15,6 +16,8 @@ from mile_edge_node.session import Session
 from mile_edge_node.settings import Settings
 
 _EVERY_S = 0.5
+# After a change that cannot be taken over, whose files would else be read again at every look.
+_PAUSE_S = 5.0
 
 
 class BundleWatch:
@@ -31,14 +34,14 @@ class BundleWatch:
 
     def __init__(self, node: LifecycleNode, settings: Settings, session: Callable[[], Session | None]) -> None:
         self._node, self._settings, self._session = node, settings, session
-        self._problem = ""
+        self._problem, self._next = "", 0.0
         # Steady: simulated time may stand still. In a group of its own: a new expert's file takes a while to be read.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(_EVERY_S, self._look, callback_group=MutuallyExclusiveCallbackGroup(), clock=steady)
 
     def _look(self) -> None:
         session, log = self._session(), self._node.get_logger()
-        if session is None:
+        if session is None or time.monotonic() < self._next:
             return
         before = set(session.segmenter.experts)
         try:
@@ -46,7 +49,7 @@ class BundleWatch:
         except MileError as problem:
             if str(problem) != self._problem:
                 log.error(f"the bundle was changed and the change is not taken over: {problem}")
-            self._problem = str(problem)
+            self._problem, self._next = str(problem), time.monotonic() + _PAUSE_S
             return
         self._problem = ""
         if changed:
