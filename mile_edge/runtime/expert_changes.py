@@ -18,7 +18,8 @@ from mile_edge.errors import MileError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.giving_way import giving_way
-from mile_edge.runtime.shadow import Comparison, Sample, ShadowReport, ShadowWatch, pass_inputs
+from mile_edge.runtime.shadow import Comparison, Sample, ShadowWatch, pass_inputs
+from mile_edge.runtime.shadow_report import ShadowReport
 
 # A shadow pass waits so long, in seconds, for a moment without a live frame; frames back to back leave none.
 _PAUSE_S = 1.0

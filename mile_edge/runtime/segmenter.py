@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle, ClassLabel, Manifest
-from mile_edge.errors import BackendError, ExpertError, SensorError
-from mile_edge.runtime import gate_inputs
+from mile_edge.errors import BackendError, SensorError
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.expert_changes import ExpertChanges
 from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
-from mile_edge.runtime.novelty import MIXING, NoveltyMonitor, check_fallback
 from mile_edge.runtime.resize import resize_frames, restore
+from mile_edge.runtime.routing import StreamRouting
 from mile_edge.runtime.segmentation import Segmentation, stage_times
 
 
-class Segmenter(SensorFusion, ExpertChanges):
+class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
     """A bundle at work. Calls may come from several threads; experts come and go between frames.
 
     Open one with :meth:`open`, call it with frames, close it or use it as a context manager.
@@ -42,18 +41,13 @@ class Segmenter(SensorFusion, ExpertChanges):
         fallback: str | None = None,
     ) -> None:
         self._bundle = bundle
-        kind = bundle.manifest.gate.kind
-        self._fallback = check_fallback(fallback or ("mix" if kind in MIXING else "nearest"), kind)
-        self.novelty = NoveltyMonitor()
+        self._open_routing(bundle.manifest.gate, hysteresis, fallback)
         self._bank = Bank(bundle)
         self._open_fusion(bundle)
         self._backend = make_backend(backend, bundle, self._bank.rows, threads, engine)
-        self._hysteresis = bundle.manifest.gate.hysteresis if hysteresis is None else hysteresis
         self._change = threading.Lock()
         self._idle = threading.Condition()
         self._in_flight: dict[int, GateState] = {}
-        self._last: dict[Hashable, str] = {}
-        self._pins: dict[Hashable, str] = {}
         self._closed = False
         self._open_changes(bundle)
 
@@ -98,24 +92,6 @@ class Segmenter(SensorFusion, ExpertChanges):
     def manifest(self) -> Manifest:
         """The bundle as the next frame sees it."""
         return self._bank.state.manifest
-
-    @property
-    def hysteresis(self) -> float:
-        """By how much another expert's distance must be smaller before a stream changes to it; may be set any time."""
-        return self._hysteresis
-
-    @hysteresis.setter
-    def hysteresis(self, margin: float) -> None:
-        self._hysteresis = margin
-
-    @property
-    def fallback(self) -> str:
-        """What serves the next frames of a novel stream: "nearest", "base" or "mix"; may be set any time."""
-        return self._fallback
-
-    @fallback.setter
-    def fallback(self, policy: str) -> None:
-        self._fallback = check_fallback(policy, self.manifest.gate.kind)
 
     @property
     def bundle(self) -> Bundle:
@@ -186,25 +162,10 @@ class Segmenter(SensorFusion, ExpertChanges):
         timings = stage_times(started, ready, passed)
         return self._answer(state, owners, bias, (mask, confidence, index, distance), timings)
 
-    def pin(self, name: str, stream: Hashable = None) -> None:
-        """Use one expert whatever the gate says, for one stream or for all.
-
-        Raises:
-            ExpertError: no such expert.
-        """
-        self._row(self._bank.state, name)
-        with self._idle:
-            self._pins = {**self._pins, stream: name}
-
     def forget(self) -> None:
         """Begin anew with every stream, as between two recordings: no hysteresis and no smoothed novelty; pins stay."""
         self._last.clear()
         self.novelty.forget()
-
-    def auto(self, stream: Hashable = None) -> None:
-        """Let the gate choose again, for one stream or for all of them."""
-        with self._idle:
-            self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
 
     def close(self) -> None:
         """Wait for frames in flight, take no more, and give back what the backend holds; twice is harmless."""
@@ -247,42 +208,6 @@ class Segmenter(SensorFusion, ExpertChanges):
             verdict.frame,
             timings,
         )
-
-    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray:
-        pins = self._pins
-        pinned = pins.get(stream, pins.get(None))
-        if pinned is not None and pinned in state.rows:
-            return self._allowing(state, [pinned])
-        last = self._last.get(stream)
-        if self._fallback != "mix" and self.novelty.is_novel(stream):
-            only = self._fallen_back(state, last, only)
-        bias = self._allowing(state, only) if only is not None else state.bias.copy()
-        if last is not None and last in state.rows:
-            bias[state.rows[last]] += self._hysteresis
-        return bias
-
-    def _fallen_back(self, state: GateState, last: str | None, only: Sequence[str] | None) -> Sequence[str] | None:
-        """Who may serve a novel stream, out of those who may anyway."""
-        base = state.manifest.experts[0].name
-        if self._fallback == "base" and (only is None or base in only):
-            return [base]
-        # A mixing gate's nearest is known only after the pass: the last frame's stands for it.
-        mixes = state.manifest.gate.kind in MIXING and last in state.rows and (only is None or last in only)
-        return [last] if mixes and last is not None else only
-
-    def _allowing(self, state: GateState, names: Sequence[str]) -> np.ndarray:
-        if not names:
-            raise ExpertError("no expert may be chosen; name at least one in `only`, or leave it out for all")
-        bias = np.full_like(state.bias, gate_inputs.NEVER)
-        for name in names:
-            bias[self._row(state, name)] = 0
-        return bias
-
-    @staticmethod
-    def _row(state: GateState, name: str) -> int:
-        if name not in state.rows:
-            raise ExpertError(f"expert {name!r} is not loaded; loaded are {', '.join(state.rows)}")
-        return state.rows[name]
 
     @contextmanager
     def _frame(self) -> Iterator[GateState]:

@@ -1,0 +1,103 @@
+"""Whom a stream's next frame may go to: pins, restrictions, hysteresis, and what serves it while it is novel."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from mile_edge.bundle import Gate
+from mile_edge.errors import ExpertError
+from mile_edge.runtime import gate_inputs
+from mile_edge.runtime.bank import Bank, GateState
+from mile_edge.runtime.novelty import MIXING, NoveltyMonitor, check_fallback
+
+
+class StreamRouting(ABC):
+    """What :class:`mile_edge.runtime.segmenter.Segmenter` knows of streams; the gate reads it as a bias per expert.
+
+    Attributes:
+        novelty: which streams no expert knows.
+    """
+
+    novelty: NoveltyMonitor
+    _bank: Bank
+    _idle: threading.Condition
+
+    def _open_routing(self, gate: Gate, hysteresis: float | None, fallback: str | None) -> None:
+        self._fallback = check_fallback(fallback or ("mix" if gate.kind in MIXING else "nearest"), gate.kind)
+        self._hysteresis = gate.hysteresis if hysteresis is None else hysteresis
+        self.novelty = NoveltyMonitor()
+        self._last: dict[Hashable, str] = {}
+        self._pins: dict[Hashable, str] = {}
+
+    @property
+    def hysteresis(self) -> float:
+        """By how much another expert's distance must be smaller before a stream changes to it; may be set any time."""
+        return self._hysteresis
+
+    @hysteresis.setter
+    def hysteresis(self, margin: float) -> None:
+        self._hysteresis = margin
+
+    @property
+    def fallback(self) -> str:
+        """What serves the next frames of a novel stream: "nearest", "base" or "mix"; may be set any time."""
+        return self._fallback
+
+    @fallback.setter
+    def fallback(self, policy: str) -> None:
+        self._fallback = check_fallback(policy, self._bank.state.manifest.gate.kind)
+
+    def pin(self, name: str, stream: Hashable = None) -> None:
+        """Use one expert whatever the gate says, for one stream or for all.
+
+        Raises:
+            ExpertError: no such expert.
+        """
+        self._row(self._bank.state, name)
+        with self._idle:
+            self._pins = {**self._pins, stream: name}
+
+    def auto(self, stream: Hashable = None) -> None:
+        """Let the gate choose again, for one stream or for all of them."""
+        with self._idle:
+            self._pins = {} if stream is None else {key: name for key, name in self._pins.items() if key != stream}
+
+    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray:
+        pins = self._pins
+        pinned = pins.get(stream, pins.get(None))
+        if pinned is not None and pinned in state.rows:
+            return self._allowing(state, [pinned])
+        last = self._last.get(stream)
+        if self._fallback != "mix" and self.novelty.is_novel(stream):
+            only = self._fallen_back(state, last, only)
+        bias = self._allowing(state, only) if only is not None else state.bias.copy()
+        if last is not None and last in state.rows:
+            bias[state.rows[last]] += self._hysteresis
+        return bias
+
+    def _fallen_back(self, state: GateState, last: str | None, only: Sequence[str] | None) -> Sequence[str] | None:
+        """Who may serve a novel stream, out of those who may anyway."""
+        base = state.manifest.experts[0].name
+        if self._fallback == "base" and (only is None or base in only):
+            return [base]
+        # A mixing gate's nearest is known only after the pass: the last frame's stands for it.
+        mixes = state.manifest.gate.kind in MIXING and last in state.rows and (only is None or last in only)
+        return [last] if mixes and last is not None else only
+
+    def _allowing(self, state: GateState, names: Sequence[str]) -> np.ndarray:
+        if not names:
+            raise ExpertError("no expert may be chosen; name at least one in `only`, or leave it out for all")
+        bias = np.full_like(state.bias, gate_inputs.NEVER)
+        for name in names:
+            bias[self._row(state, name)] = 0
+        return bias
+
+    @staticmethod
+    def _row(state: GateState, name: str) -> int:
+        if name not in state.rows:
+            raise ExpertError(f"expert {name!r} is not loaded; loaded are {', '.join(state.rows)}")
+        return state.rows[name]
