@@ -6,17 +6,14 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
+from mile_edge.cli.replay_shown import shown_progress, summarise
 from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
 from mile_edge.errors import RecipeError
@@ -175,7 +172,7 @@ def run(args: argparse.Namespace) -> int:
     fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.workers or args.cluster
     console = Console(stderr=True)
     result: ReplayResult | FleetResult
-    with _interruptible() as interrupted, _progress(console) as shown:
+    with _interruptible() as interrupted, shown_progress(console) as shown:
         if not fleet:
             result = replay(args.bundle, bags[0], options, progress=shown.frames, stop=interrupted)
         else:
@@ -193,7 +190,7 @@ def run(args: argparse.Namespace) -> int:
     report = result.report
     if args.json:
         print(json.dumps(report, indent=1, ensure_ascii=False))
-    _summarise(console, report)
+    summarise(console, report)
     for file in result.files:
         print(file, file=sys.stderr if args.json else sys.stdout)
     if report["stopped"] == "interrupted":
@@ -235,67 +232,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _Shown:
-    """The bar of a replay, in frames of one bag or in bags of many."""
-
-    def __init__(self, shown: Progress) -> None:
-        self._shown = shown
-        self._task = shown.add_task("replay", total=None, rate="")
-
-    def frames(self, done: int, total: int | None) -> None:
-        """So many frames of one bag are done."""
-        speed = self._shown.tasks[0].speed
-        self._shown.update(self._task, completed=done, total=total, rate=f"{speed:.1f} fps" if speed else "")
-
-    def bags(self, done: int, total: int, frames: int) -> None:
-        """So many bags and frames of all are done."""
-        self._shown.update(self._task, completed=done, total=total, rate=f"bags, {frames} frames")
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[_Shown]:
-    columns = (
-        TextColumn("[bold]Replaying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        yield _Shown(shown)
-
-
-def _summarise(console: Console, report: Mapping[str, Any]) -> None:
-    latency, gate = report["latency_ms"], report["gate"]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    if "bags" in report:
-        table.add_row("bags", f"{report['bags_done']} of {len(report['bags'])}, {report['bags_resumed']} done before")
-    table.add_row(
-        "frames", f"{report['frames']} on {len(report['topics'])} topics, {report['frames_per_second']} per second"
-    )
-    if report["frames"]:
-        table.add_row("latency", f"{latency['p50']:.1f} ms (p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f})")
-    accuracy = gate["accuracy"]
-    table.add_row("gate", _or_why(accuracy, gate["reason"], f"{(accuracy or 0) * 100:.1f} % right of {gate['frames']}"))
-    table.add_row("mean IoU", _or_why(report["miou"], report["miou_reason"], f"{report['miou']}"))
-    for domain, value in report["miou_by_domain"].items():
-        table.add_row(f"  {escape(domain)}", f"{value}")
-    if "fused" in report:
-        found = report["fused"]
-        single = [sensor["miou"] for sensor in found["sensors"].values() if sensor["miou"] is not None]
-        told = f"{found['miou']} (best single sensor {max(single)})" if single else "not measured: no labels"
-        table.add_row("fused", f"{found['moments']} moments, {found['complete']} with all sensors; mean IoU {told}")
-    for row in report.get("bags", ()):
-        if row["error"]:
-            table.add_row("[red]failed[/]", f"{escape(row['bag'])}: {escape(row['error'])}")
-    for reason, times in report["skipped"].items():
-        table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
-    console.print(table)
-
-
-def _or_why(value: float | None, why: str | None, text: str) -> str:
-    return text if value is not None else f"[dim]not measured: {escape(why or '')}[/]"
