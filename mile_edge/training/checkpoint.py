@@ -107,5 +107,5 @@ def _crc32(tensors: Mapping[str, torch.Tensor]) -> str:
     """Of all numbers: the format itself notices a file that was cut, but not numbers that are others."""
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), zlib.crc32(name.encode(), total))
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(name.encode(), total))
     return f"{total:08x}"
