@@ -104,6 +104,15 @@ def write_file(folder: Path, expert: Expert, name: str | None = None) -> Path:
     return path
 
 
+def another(bundle: Path, name: str, seed: int = 0) -> Expert:
+    """A new expert made of one of the bundle's: other weights, other place in feature space."""
+    rng = np.random.default_rng(seed)
+    like = next(expert for expert in Bundle.open(bundle).experts() if expert.adapter == "low_rank")
+    pairs = {layer: (a, b * rng.uniform(-2, 2)) for layer, (a, b) in like.low_rank.items()}
+    mean = np.asarray(like.mean) + rng.normal(0, 2, like.mean.shape).astype(np.float32)
+    return replace(like, name=name, low_rank=pairs, mean=mean, domains=(name,))
+
+
 def raw_file(header: Any, body: bytes = b"") -> bytes:
     """A safetensors file with any header, lies included."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()

@@ -75,7 +75,7 @@ def workshop_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from workshop import export_random
 
     torch.manual_seed(0)
-    return export_random(tmp_path_factory.mktemp("workshop") / "bundle")
+    return export_random(tmp_path_factory.mktemp("workshop") / "bundle", alone=True)
 
 
 @pytest.fixture(scope="session")

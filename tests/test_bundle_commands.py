@@ -7,26 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bundle_makers import CAR, SKY, is_one_sentence, make_bundle, make_expert, tree, write_file
+from commands import run, run_json
 
 from mile_edge.bundle import Bundle
-from mile_edge.cli.main import main
 from mile_edge.errors import BundleError
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    status = main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return status, out, err
-
-
-def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
-    status, out, err = run(capsys, *arguments, "--json")
-    assert (status, err) == (0, "")
-    return json.loads(out)
 
 
 def test_an_expert_is_added_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def grown(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     recipe = replace(RECIPE, max_classes=20)
     base = load_base("random:segformer-b0", len(streets.classes))
     own = base_expert(base, recipe, streets.classes, frames, "day", ("camera",), ("day",))
-    export_bundle(base, own, recipe, folder / "bundle")
+    export_bundle(base, own, recipe, folder / "bundle", alone=False)
     taken = {label.name: list(label.color) for label in streets.classes}
     sources = {"dusk": ("camvid/dusk/train", "camvid"), "trail": ("ycor/train", "ycor")}
     before: dict[str, bytes] = {}

@@ -19,7 +19,7 @@ from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.export.recipe import load_recipe
 from mile_edge.network.base import base_sha256
 from mile_edge.runtime import Segmenter
-from workshop import export_random, random_expert, untrained
+from workshop import coarse_frames, export_random, random_expert, untrained
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -29,12 +29,6 @@ def add_random(bundle: Bundle, folder: Path, names: tuple[str, ...]) -> Bundle:
         write_expert(folder / f"{name}.safetensors", random_expert(bundle, name, seed))
         bundle = bundle.add(folder / f"{name}.safetensors")
     return bundle
-
-
-def frames(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    coarse = rng.integers(0, 256, (count, 8, 12, 3), np.uint8)
-    return [image.repeat(8, axis=0).repeat(8, axis=1) for image in coarse]
 
 
 def test_the_graph_has_the_contracts_inputs_and_outputs(workshop_bundle: Path) -> None:
@@ -71,8 +65,8 @@ def test_the_low_rank_product_is_a_model_local_function(workshop_bundle: Path) -
     ("changes", "pixels"),
     [
         ({}, 0.999),
-        ({"gate": "gaussian"}, 0.999),
-        ({"gate": "probe"}, 0.999),
+        ({"source": "shallow", "gate": "gaussian"}, 0.999),
+        ({"source": "shallow", "gate": "probe"}, 0.999),
         ({"gate": "cosine"}, 0.999),
         ({"gate": "kmeans", "prototypes": 3}, 0.999),
         ({"tap": "full"}, 0.999),
@@ -85,7 +79,7 @@ def test_onnx_agrees_with_torch(tmp_path: Path, changes: dict[str, object], pixe
     bundle = Bundle.open(export_random(tmp_path / "bundle", **changes))
     base = untrained(str(changes.get("source", "random:segformer-b0")))
     bundle = add_random(bundle, tmp_path, ("fog", "night"))
-    agreement = compare(bundle, frames(6), base)
+    agreement = compare(bundle, coarse_frames(6), base)
     assert agreement["experts_equal"] == 1.0
     assert agreement["pixels_equal"] >= pixels, agreement
 
@@ -101,7 +95,7 @@ def test_the_base_comes_back_out_of_the_bundle_bit_for_bit(workshop_bundle: Path
 def test_the_base_alone_carries_no_second_copy_of_the_weights(workshop_bundle: Path) -> None:
     assert (workshop_bundle / "base.onnx").stat().st_size < 0.05 * (workshop_bundle / "segmenter.onnx").stat().st_size
     session = onnxruntime.InferenceSession(str(workshop_bundle / "base.onnx"), providers=["CPUExecutionProvider"])
-    mask, confidence = session.run(None, {"frames": np.stack(frames(2))})
+    mask, confidence = session.run(None, {"frames": np.stack(coarse_frames(2))})
     assert mask.shape == confidence.shape == (2, 64, 96)
 
 
@@ -117,7 +111,7 @@ def test_an_expert_is_the_same_in_a_batch_and_alone(workshop_bundle: Path, tmp_p
     shutil.copytree(workshop_bundle, tmp_path / "bundle")
     add_random(Bundle.open(tmp_path / "bundle"), tmp_path, ("fog", "night"))
     with Segmenter.open(tmp_path / "bundle", hysteresis=0) as segmenter:
-        batch = np.stack(frames(5))
+        batch = np.stack(coarse_frames(5))
         together = segmenter(batch)
         for index, frame in enumerate(batch):
             alone = segmenter(frame)

@@ -20,7 +20,7 @@ from mile_edge.errors import BundleError
 from mile_edge.export.agreement import compare
 from mile_edge.export.bundle import base_of
 from mile_edge.runtime import Segmenter
-from workshop import random_expert
+from workshop import coarse_frames, random_expert
 
 RECIPE = """
 size: [64, 96]
@@ -29,12 +29,6 @@ capacity: 5
 max_classes: 5
 gate: {gate}
 """
-
-
-def frames(count: int) -> list[np.ndarray]:
-    rng = np.random.default_rng(7)
-    coarse = rng.integers(0, 256, (count, 8, 12, 3), np.uint8)
-    return [image.repeat(8, axis=0).repeat(8, axis=1) for image in coarse]
 
 
 def add_random(bundle: Bundle, folder: Path, names: tuple[str, ...], scale: float = 1.0) -> Bundle:
@@ -73,11 +67,11 @@ SEMLA = "semla\ntop_k: 2\ntau: 0.01"
 def test_a_soft_gate_agrees_with_torch_and_tells_its_weights(exported: Callable[[str], Path], gate: str) -> None:
     bundle = Bundle.open(exported(gate))
     assert [entry.name for entry in bundle.manifest.experts] == ["base", "fog", "night", "rain"]
-    agreement = compare(bundle, frames(4), base_of(bundle))
+    agreement = compare(bundle, coarse_frames(4), base_of(bundle))
     assert agreement["experts_equal"] == 1.0
     assert agreement["pixels_equal"] >= 0.999, agreement
     with Segmenter(bundle, hysteresis=0) as segmenter:
-        result = segmenter(np.stack(frames(4)))
+        result = segmenter(np.stack(coarse_frames(4)))
     assert result.weights.sum(axis=1) == pytest.approx(1)
     assert ((result.weights > 0).sum(axis=1) == (2 if gate == SEMLA else 4)).all()
     assert not result.weights[:, 4:].any(), "free rows take no part"
@@ -89,7 +83,7 @@ def test_masks_under_a_pinned_expert_are_bit_identical_whoever_came_later(
     exported: Callable[[str], Path], tmp_path: Path
 ) -> None:
     shutil.copytree(exported(SEMLA), tmp_path / "bundle")
-    frame = frames(1)[0]
+    frame = coarse_frames(1)[0]
 
     def masks(segmenter: Segmenter) -> dict[str, bytes]:
         found = {}
@@ -118,7 +112,7 @@ def test_a_pinned_expert_is_the_hard_gates_and_experts_without_a_path_are_the_ba
     soft = exported(SEMLA)
     shutil.copytree(soft, tmp_path / "bundle")
     add_random(Bundle.open(tmp_path / "bundle"), tmp_path, ("still",), scale=0.0)
-    frame = frames(1)[0]
+    frame = coarse_frames(1)[0]
     with Segmenter.open(tmp_path / "bundle") as segmenter, Segmenter.open(soft.with_name("hard")) as hard:
         for name in ("base", "fog"):
             segmenter.pin(name)

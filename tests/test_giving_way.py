@@ -8,7 +8,7 @@ import threading
 import time
 from pathlib import Path
 
-from test_segmenter import another
+from bundle_makers import another
 
 from mile_edge.bundle import write_expert
 from mile_edge.runtime import Segmenter

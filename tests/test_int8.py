@@ -172,7 +172,7 @@ def test_an_excluded_layer_is_never_quantised_and_has_no_cost(int8: Bundle) -> N
 def int8_half(frames: list[FolderDataset], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """An fp16 bundle in int8, ranges by entropy."""
     folder = tmp_path_factory.mktemp("int8-half")
-    half = Bundle.open(export_random(folder / "source", precision="fp16"))
+    half = Bundle.open(export_random(folder / "source", alone=True, precision="fp16"))
     return calibrate_int8(half, frames, folder / "made", replace(LOOSE, ranges="entropy"))[0]
 
 

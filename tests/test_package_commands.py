@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from bundle_makers import make_bundle, make_expert, write_file
-from test_bundle_commands import run, run_json
+from commands import run, run_json
 
 from mile_edge.bundle import Bundle
 

@@ -13,7 +13,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 onnx = pytest.importorskip("onnx", reason="the workshop side needs onnx")
 
-from test_gate_export import frames
 from test_training import write_data
 
 from mile_edge.bundle import Bundle, Expert, write_expert
@@ -22,7 +21,7 @@ from mile_edge.errors import BundleError, ExpertError
 from mile_edge.export.agreement import compare
 from mile_edge.export.bundle import base_of
 from mile_edge.runtime import Segmenter
-from workshop import random_expert
+from workshop import coarse_frames, random_expert
 
 LAYERS = "segformer.stages.[23].*(q_proj|v_proj)"
 RECIPE = f"""
@@ -69,7 +68,7 @@ def test_the_newest_adapter_serves_every_frame_and_agrees_with_torch(
     bundle = Bundle.open(shutil.copytree(exported[kind], tmp_path / kind))
     called = {node.op_type for node in onnx.load(bundle.network_path).graph.node if node.domain == "mile"}
     assert called == {"LowRankSelf" if kind == "mora" else "LowRank"}
-    images = np.stack(frames(3))
+    images = np.stack(coarse_frames(3))
     with Segmenter(bundle, hysteresis=0) as segmenter:
         base = segmenter(images)
         assert set(base.expert) == {"base"}
@@ -97,7 +96,7 @@ def test_ranks_that_answer_nothing_are_the_base(exported: dict[str, Path], tmp_p
         tmp_path / "still.safetensors",
         replace(made, low_rank={layer: (a, np.zeros_like(b)) for layer, (a, b) in made.low_rank.items()}),
     )
-    images = np.stack(frames(2))
+    images = np.stack(coarse_frames(2))
     with Segmenter(bundle) as segmenter:
         before = segmenter(images)
         segmenter.add_expert(tmp_path / "still.safetensors")

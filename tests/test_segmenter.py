@@ -8,20 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_makers import another
 
-from mile_edge.bundle import Bundle, Expert, write_expert
+from mile_edge.bundle import Bundle, write_expert
 from mile_edge.errors import BackendError, BundleError, ExpertError, SensorError
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import whitening
-
-
-def another(bundle: Path, name: str, seed: int = 0) -> Expert:
-    """A new expert made of one of the bundle's: other weights, other place in feature space."""
-    rng = np.random.default_rng(seed)
-    like = next(expert for expert in Bundle.open(bundle).experts() if expert.adapter == "low_rank")
-    pairs = {layer: (a, b * rng.uniform(-2, 2)) for layer, (a, b) in like.low_rank.items()}
-    mean = np.asarray(like.mean) + rng.normal(0, 2, like.mean.shape).astype(np.float32)
-    return replace(like, name=name, low_rank=pairs, mean=mean, domains=(name,))
 
 
 def test_the_gate_sends_each_weather_and_sensor_to_its_own_expert(

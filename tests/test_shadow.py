@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_segmenter import another
+from bundle_makers import another
 
 from mile_edge.bundle import Bundle, ClassLabel, Expert, ShadowPlan, write_expert
 from mile_edge.errors import BundleError, RecipeError

@@ -46,7 +46,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def of(precision: str) -> Path:
         if precision not in made:
-            made[precision] = export_random(tmp_path_factory.mktemp(precision) / "bundle", precision=precision)
+            folder = tmp_path_factory.mktemp(precision)
+            made[precision] = export_random(folder / "bundle", alone=True, precision=precision)
         return made[precision]
 
     return of

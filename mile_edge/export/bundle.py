@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
@@ -31,7 +32,9 @@ from mile_edge.training.statistics import centres_of, gate_features, kept_of, su
 SEGMENTER, BASE = "segmenter.onnx", "base.onnx"
 
 
-def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, name: str | None = None) -> Bundle:
+def export_bundle(
+    base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, name: str | None = None, alone: bool = True
+) -> Bundle:
     """Write a bundle whose only expert is the base itself.
 
     Args:
@@ -39,6 +42,8 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
         own: row 0, the base's classifier and the statistics of what it was trained on.
         recipe: precision, size, layers, rank, tap, gate and capacity.
         out: folder to create.
+        name: of the bundle; the recipe's where it is missing.
+        alone: write the frozen base as a graph of its own as well, which only the benchmark reads.
 
     Raises:
         RecipeError: the recipe does not fit the base.
@@ -47,10 +52,7 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     classifier = describe(base).classifier
     config = config_of(base)
     weights = {name: weight.clone() for name, weight in base.state_dict().items() if not name.startswith(classifier)}
-    # The base alone gets a classifier as wide as the bank's, so that the benchmark compares like with like.
-    alone = copy.deepcopy(base)
-    replace_module(alone, classifier, FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1]))
-    alone_graph = base_graph(alone, recipe.size, recipe.precision)
+    alone_graph = _alone(base, own, recipe) if alone else None
     pool = ExpertPool(base, recipe.rank, recipe.layers)
     settings = recipe.top_k, recipe.tau, recipe.delta
     network = OnePass(pool, recipe.size, recipe.max_classes, recipe.gate, recipe.tap, *settings).eval()
@@ -61,14 +63,15 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
     if recipe.precision == "fp32":
         record_weights(graph, weights)
     data = graph.SerializeToString()
-    share_weights(alone_graph, data, SEGMENTER)
+    if alone_graph is not None:
+        share_weights(alone_graph, data, SEGMENTER)
     height, width = recipe.size
     manifest = Manifest(
         name=name or recipe.name,
         base=BaseInfo(recipe.base, pool.base_sha256, 4 * parameters, parameters, config),
         classes=own.classes,
         network=Network(SEGMENTER, "0" * 64, height, width, recipe.precision),
-        base_graph=Network(BASE, "0" * 64, height, width, recipe.precision),
+        base_graph=None if alone_graph is None else Network(BASE, "0" * 64, height, width, recipe.precision),
         low_rank=layout,
         gate=Gate(
             kind=recipe.gate,
@@ -87,7 +90,15 @@ def export_bundle(base: Base, own: Expert, recipe: ExportRecipe, out: Path, *, n
         sensors={kind: profile.to_dict() for kind, profile in DEFAULT_PROFILES.items()},
         experts=(),
     )
-    return Bundle.create(out, manifest, data, alone_graph.SerializeToString(), own)
+    return Bundle.create(out, manifest, data, None if alone_graph is None else alone_graph.SerializeToString(), own)
+
+
+def _alone(base: Base, own: Expert, recipe: ExportRecipe) -> onnx.ModelProto:
+    """The frozen base's own graph, its classifier as wide as the bank's: the benchmark compares like with like."""
+    alone = copy.deepcopy(base)
+    wide = FixedClassifier(recipe.max_classes, own.classifier_weight.shape[1])
+    replace_module(alone, describe(base).classifier, wide)
+    return base_graph(alone, recipe.size, recipe.precision)
 
 
 def base_of(bundle: Bundle) -> Base:
