@@ -68,7 +68,7 @@ def test_the_low_rank_product_is_a_model_local_function(workshop_bundle: Path) -
         ({"source": "shallow", "gate": "gaussian"}, 0.999),
         ({"source": "shallow", "gate": "probe"}, 0.999),
         ({"source": "shallow", "gate": "cosine"}, 0.999),
-        ({"gate": "kmeans", "prototypes": 3}, 0.999),
+        ({"source": "shallow", "gate": "kmeans", "prototypes": 3}, 0.999),
         ({"tap": "full"}, 0.999),
         ({"precision": "fp16"}, 0.98),
         ({"source": "random:mobilevit-xxs"}, 0.999),
