@@ -56,6 +56,7 @@ def test_bench_reports_the_contracts_figures(capsys: pytest.CaptureFixture[str])
     times = {"base_ms", "gated_ms", "gated_over_base", "two_pass_over_base", "switch_ms", "add_expert_ms"}
     assert times | {"expert_bytes", "base_bytes", "experts_per_base"} <= set(account)
     assert account["experts"] == 4
+    assert account["fused_over_batch"] > 0.5  # the reference bundle fuses
     assert account["expert_bytes"] * account["experts_per_base"] == pytest.approx(account["base_bytes"], rel=0.01)
 
 

@@ -14,6 +14,7 @@ import onnxruntime
 
 from mile_edge.bundle import Bundle, Expert, write_expert
 from mile_edge.errors import BundleError
+from mile_edge.runtime.fusion import SensorFrame
 from mile_edge.runtime.segmenter import Segmenter
 
 
@@ -32,6 +33,8 @@ class BenchResult:
         base_bytes: all weights of the base in fp32.
         experts_per_base: adapters that weigh as much as the base.
         experts: rows in use during the run, the base included.
+        fused_over_batch: a fused pass of three sensors' frames over a plain batch of the three; ``None`` for a bundle
+            that does not fuse.
     """
 
     base_ms: float
@@ -50,6 +53,7 @@ class BenchResult:
     width: int
     threads: int
     rounds: int
+    fused_over_batch: float | None = None
 
 
 def bench(
@@ -78,7 +82,8 @@ def bench(
         made_up, spare = _fill(bundle, wanted, Path(folder))
         base = _base_session(bundle.base_graph_path, threads)
         with Segmenter.open(made_up.path, threads=threads, hysteresis=0) as segmenter:
-            return _measure(made_up, segmenter, base, spare, rounds, threads, report)
+            result = _measure(made_up, segmenter, base, spare, rounds, threads, report)
+    return replace(result, fused_over_batch=_fused_over_batch(bundle, rounds, threads))
 
 
 def _measure(
@@ -158,6 +163,27 @@ def _adding(segmenter: Segmenter, frame: np.ndarray, file: Path) -> float:
     plain = _milliseconds(segmenter, frame)
     segmenter.remove_expert(name)
     return taken - plain
+
+
+def _fused_over_batch(bundle: Bundle, rounds: int, threads: int) -> float | None:
+    """Median of a fused pass over a plain batch of as many frames, in the order plain, fused, fused, plain."""
+    if bundle.manifest.fusion is None:
+        return None
+    kinds, network = ("camera", "depth", "thermal"), bundle.manifest.network
+    frames = np.random.default_rng(0).integers(0, 256, (4, len(kinds), network.height, network.width, 3), np.uint8)
+    ratios = []
+    with Segmenter.open(bundle.path, threads=threads, hysteresis=0) as segmenter:
+
+        def fused(batch: np.ndarray) -> None:
+            segmenter.fuse({kind: SensorFrame(frame, 1, kind) for kind, frame in zip(kinds, batch, strict=True)})
+
+        def plain(batch: np.ndarray) -> None:
+            segmenter(batch, streams=kinds)
+
+        for index in range(rounds + 2):
+            times = [_milliseconds(each, frames[index % len(frames)]) for each in (plain, fused, fused, plain)]
+            ratios.append((times[1] + times[2]) / (times[0] + times[3]))
+    return _median(np.array(ratios[2:]), 4)
 
 
 def _milliseconds(work: Callable[[np.ndarray], object], frame: np.ndarray) -> float:
