@@ -14,6 +14,7 @@ from mile_edge.errors import MileError, RecipeError
 MAX_BYTES = 1 << 20
 MAX_NODES = 1 << 18
 MAX_DEPTH = 32
+MAX_REASON = 300
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -97,6 +98,12 @@ def known_keys(settings: Any, recipe: type[DataclassInstance], where: str, hint:
 
 
 def _reason(problem: Exception) -> str:
+    # The reader quotes what it stumbled over, however long that is.
+    reason = _told(problem)
+    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 3] + "..."
+
+
+def _told(problem: Exception) -> str:
     if isinstance(problem, RecursionError):
         return "nested too deeply"
     if isinstance(problem, OSError) and problem.strerror:

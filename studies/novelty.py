@@ -1,9 +1,10 @@
 """How well a bundle tells domains that no expert knows, on streams of streets it never saw: tables for docs/results.md.
 
-    python studies/novelty.py bundles/reference --cache out/novelty
+    python studies/novelty.py bundles/reference --held out/reference/held/* --cache out/novelty
 
 Known domains: by the bundle as it is calibrated. Unknown ones: each expert in turn is left out, the gate refitted
-without it (prototypes, pooled covariance, expectations, limit) from other streets, and its frames shown as streams.
+without it (prototypes, pooled covariance, expectations, limit) from the frames that it was calibrated with, and its
+frames shown as streams. Every domain has streets of its own, since one odd street would else count eight times.
 Features are read through the bundle's own graph once and kept; all else is quick.
 """
 
@@ -20,40 +21,46 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle
-from mile_edge.calibration.frames import Seen
+from mile_edge.calibration.frames import look
 from mile_edge.calibration.novelty import fit_novelty
 from mile_edge.calibration.reader import GateReader, GateView
 from mile_edge.calibration.roc import auroc
 from mile_edge.calibration.tail import share_interval
+from mile_edge.data.folder import FolderDataset
 from mile_edge.data.sensors import DEFAULT_PROFILES
 from mile_edge.data.world import DOMAINS, World
 from mile_edge.runtime.novelty import WINDOW, NoveltyMonitor
 from mile_edge.runtime.novelty_model import NoveltyModel
 
 NAMES = (*DOMAINS, "depth", "thermal")
-CALIBRATION_TIMES = tuple(start + 0.3 * step for start in (2, 14) for step in range(4))
 STREAM_TIMES = tuple(4 + 0.1 * step for step in range(12))
+# Between the first streets of two domains.
+APART = 10_000
 
 
-def features(reader: GateReader, cache: Path, seeds: Sequence[int], times: Sequence[float]) -> np.ndarray:
+def features(reader: GateReader, cache: Path, seeds: Sequence[int]) -> np.ndarray:
     """(streets, domains, frames, D), rendered where they are not cached; depth and thermal under weathers in turn."""
     cache.mkdir(parents=True, exist_ok=True)
     found = []
     for seed in seeds:
         file = cache / f"{seed}.npz"
         if not file.exists():
-            world, weather = World(seed), DOMAINS[seed % len(DOMAINS)]
             rows = []
-            for time in times:
-                frames = [view.rgb for view in world.views(time, DOMAINS).values()]
-                view = world.frame(time, weather)
-                frames.append(DEFAULT_PROFILES["depth"].to_frame(view.depth, "16UC1"))
-                frames.append(DEFAULT_PROFILES["thermal"].to_frame(view.thermal, "mono16"))
-                rows.append([reader.see(frame) for frame in frames])
-            np.savez(file, f=np.swapaxes(np.array(rows), 0, 1))
+            for place, name in enumerate(NAMES):
+                world = World(seed + APART * place)
+                weather, sensor = (name, "camera") if name in DOMAINS else (DOMAINS[seed % len(DOMAINS)], name)
+                images = (world.view(time, weather, sensor)[0] for time in STREAM_TIMES)
+                rows.append([reader.see(_frame(image, sensor)) for image in images])
+            np.savez(file, f=np.array(rows))
             print(f"street {seed}", file=sys.stderr, flush=True)
         found.append(np.load(file)["f"].astype(np.float64))
     return np.stack(found)
+
+
+def _frame(image: np.ndarray, sensor: str) -> np.ndarray:
+    if sensor == "camera":
+        return image
+    return DEFAULT_PROFILES[sensor].to_frame(image, "16UC1" if sensor == "depth" else "mono16")
 
 
 def said(view: GateView, model: NoveltyModel, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,40 +85,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--cache", type=Path, default=Path("out/novelty"))
-    parser.add_argument("--streets", type=int, default=50, help="streets of streams, from seed 60000 on")
-    parser.add_argument(
-        "--calibration-streets", type=int, default=56, help="for limits without one expert, from 40000 on"
-    )
-    parser.add_argument("--skip", type=int, default=0, help="streets of streams that are left out, the first ones")
+    parser.add_argument("--held", nargs="+", type=Path, required=True, help="what the bundle was calibrated with")
+    parser.add_argument("--streets", type=int, default=50, help="streets of each domain")
+    parser.add_argument("--first", type=int, default=200_000, help="seed of the first street of the first domain")
     parser.add_argument("--false-alarms", type=float, default=0.01, help="as of calibrate gate")
+    parser.add_argument("--alike", type=int, default=10, help="as of calibrate gate")
     args = parser.parse_args()
     bundle = Bundle.open(args.bundle)
     reader = GateReader(bundle, threads=1)
-    seeds = range(60000 + args.skip, 60000 + args.streets)
-    streams = features(reader, args.cache / "test", seeds, STREAM_TIMES)
-    usual = features(reader, args.cache / "cal", range(40000, 40000 + args.calibration_streets), CALIBRATION_TIMES)
+    streams = features(reader, args.cache, range(args.first, args.first + args.streets))
     gate, experts = bundle.manifest.gate, bundle.choices()
     view = GateView(reader, experts, gate)
+    usual, _ = look(reader, [FolderDataset(folder) for folder in args.held], args.alike, lambda _: None)
     rows = []
     parts = [said(view, view.model, streams[:, place]) for place in range(len(NAMES))]
     for name, (frame, novel) in zip(NAMES, parts, strict=True):
         rows.append(known_row(name, frame, novel))
-    rows.append(known_row("all", *(np.concatenate(each, axis=1) for each in zip(*parts, strict=True))))
+    rows.append(known_row("all", *(np.concatenate(each) for each in zip(*parts, strict=True))))
     for row in rows:
         print("known", json.dumps(row))
     for place, name in enumerate(NAMES):
         others = [other for other in range(len(NAMES)) if other != place]
         kept = GateView(reader, [expert for expert in experts if expert.name != name], gate)
-        known = {
-            NAMES[other]: Seen(
-                usual[:, other].reshape(-1, usual.shape[-1]), np.repeat(np.arange(len(usual)), usual.shape[2])
-            )
-            for other in others
-        }
+        known = {other: seen for other, seen in usual.items() if other != name}
         model = kept.calibrated(replace(gate, novelty=fit_novelty(kept, gate, known, args.false_alarms)))
         around = [said(kept, model, streams[:, other]) for other in others]
         frame, novel = said(kept, model, streams[:, place])
-        # A second under a known weather, then the unknown one on the same street.
+        # A second under a known weather, then the unknown one on another street.
         before = streams[:, 1 if place == 0 else 0, :WINDOW]
         alarm = said(kept, model, np.concatenate([before, streams[:, place]], axis=1))[1][:, before.shape[1] :]
         latency = np.where(alarm.any(axis=1), alarm.argmax(axis=1) + 1, np.inf)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,9 @@ import pytest
 from PIL import Image
 
 from mile_edge.bundle import Bundle
+from mile_edge.calibration.frames import Seen
 from mile_edge.calibration.gate import calibrate_gate
+from mile_edge.calibration.novelty import fit_novelty, scores
 from mile_edge.calibration.reader import GateReader, GateView
 from mile_edge.calibration.roc import auroc, detected_at, make_roc
 from mile_edge.calibration.tail import high_quantile, share_interval, tolerance_limit
@@ -171,6 +174,43 @@ def test_the_limit_holds_its_share_on_average_over_sets_of_streets() -> None:
     assert high_quantile(np.array([3.0]), 0.01) == 3.0
     low, high = share_interval(np.arange(100) < 20, np.arange(100))
     assert low < 0.2 < high
+
+
+def test_a_dozen_streets_hold_the_share_though_the_same_frames_set_the_scales(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    gate = bundle.manifest.gate
+    view = GateView(GateReader(bundle, threads=1), bundle.experts(), gate)
+    random = np.random.default_rng(0)
+
+    def streets(count: int) -> dict[str, Seen]:
+        """Three frames a street for every expert, spread as its statistics say."""
+        found = {}
+        for place, expert in enumerate(bundle.experts()):
+            covariance = np.asarray(expert.scatter) / (expert.count - 1) + 1e-6 * np.eye(gate.dim)
+            drawn = 0.8 * random.normal(size=(count, 1, gate.dim)) + 0.6 * random.normal(size=(count, 3, gate.dim))
+            values = np.asarray(expert.mean) + drawn.reshape(-1, gate.dim) @ np.linalg.cholesky(covariance).T
+            found[expert.name] = Seen(values, np.repeat(np.arange(count) + place * count, 3))
+        return found
+
+    def alarms(known: dict[str, Seen]) -> float:
+        told = scores(view, gate, fit_novelty(view, gate, known, 0.01), new)
+        return float((np.concatenate(list(told.values())) > 1).mean())
+
+    new = streets(500)
+    found = np.array([alarms(streets(12)) for _ in range(10)])
+    assert 0.0005 < found.mean() <= 0.01
+    assert (found <= 0.01).mean() >= 0.9
+
+
+def test_the_hysteresis_may_stay_as_it_is(tiny_bundle: Path, folders: dict[str, FolderDataset]) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    bundle.set_gate(replace(bundle.manifest.gate, hysteresis=0.125))
+    data = [str(folders[name].path) for name in ("fog", "night")]
+    assert main(["calibrate", "gate", str(tiny_bundle), "--data", *data, "--keep-hysteresis"]) == 0
+    gate = Bundle.open(tiny_bundle).manifest.gate
+    assert gate.hysteresis == 0.125 and gate.novelty is not None
+    assert main(["calibrate", "gate", str(tiny_bundle), "--data", *data]) == 0
+    assert Bundle.open(tiny_bundle).manifest.gate.hysteresis != 0.125
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="successive frames of a recording that show one place and are no independent samples (default 10)",
     )
+    gate.add_argument(
+        "--keep-hysteresis", action="store_true", help="set the novelty limit only and leave the margin between experts"
+    )
     gate.add_argument("--threads", type=int, metavar="N", help="threads of the network; default: all cores")
     gate.add_argument("--dry-run", action="store_true", help="report, but leave the bundle as it is")
     gate.add_argument("--json", action="store_true", help="print JSON")
@@ -90,6 +94,8 @@ def run(args: argparse.Namespace) -> int:
             args.threads,
             lambda done: bar.update(line, completed=done),
         )
+    if args.keep_hysteresis:
+        found = replace(found, hysteresis=bundle.manifest.gate.hysteresis)
     if not args.dry_run:
         bundle.set_gate(found.applied_to(bundle.manifest.gate))
     if args.out:

@@ -93,7 +93,8 @@ def mutated_value(value: Any, dice: random.Random) -> Any:
         elif isinstance(holder, dict):
             holder[dice.choice((*_TEXTS, key + "x"))] = holder.pop(key)
         else:
-            holder.insert(key, copy.deepcopy(dice.choice(holder)))
+            # The part itself and no copy of it: copying what is nested 2000 deep would end the run.
+            holder.insert(key, dice.choice(holder))
     return found
 
 
