@@ -37,7 +37,13 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["demo", "--bundle", "/nowhere"],
         ["calibrate", "gate", "/nowhere", "--data", "/nowhere"],
         ["bench", str(REFERENCE), "--rounds", "0"],
+        ["bench", str(REFERENCE), "--threads", "99999999"],
+        ["bench", str(REFERENCE), "--experts", "1000000"],
         ["world", "/tmp/never", "--domain", "hail"],
+        ["evaluate", str(REFERENCE), "/nowhere", "--fuse", "--every", "8"],
+        ["evaluate", str(REFERENCE), "/nowhere", "--fuse", "--sensor-profile", "/nowhere"],
+        ["replay", str(REFERENCE), str(REFERENCE), "--threads", "99999999"],
+        ["replay", str(REFERENCE), __file__, "--workers", "0"],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )
@@ -111,10 +117,11 @@ def test_evaluate_takes_the_profile_of_another_camera_and_a_sample_of_the_frames
     capsys.readouterr()
     assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json", "--every", "2"]) == 0
     assert json.loads(capsys.readouterr().out)["frames"] == 1
-    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--every", "0"]) == 2
+    for refused in (["--every", "0"], ["--class-map", str(profile)], ["--routing", "random", "--seed", "-1"]):
+        assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), *refused]) == 2
     profile.write_text("kind: thermal\n")
     assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--sensor-profile", str(profile)]) == 2
-    assert "the profile is of a thermal" in capsys.readouterr().err
+    assert "the profile is for thermal images" in capsys.readouterr().err
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

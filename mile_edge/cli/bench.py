@@ -22,10 +22,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds (default 30)")
-    parser.add_argument("--experts", type=int, help="fill the bank up to so many experts (default: the bundle's own)")
-    parser.add_argument("--threads", type=int, help="threads of one pass (default: all this process may use)")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
+    parser.add_argument("--rounds", type=int, default=30, metavar="N", help="interleaved rounds (default 30)")
+    parser.add_argument("--experts", type=int, metavar="N", help="fill the bank up to so many (default: the bundle's own)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of one pass (default: all this process may use)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
@@ -36,12 +36,15 @@ def run(args: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from mile_edge.bundle import Bundle
+    from mile_edge.bundle.manifest import MAX_EXPERTS
     from mile_edge.errors import RecipeError
     from mile_edge.runtime.bench import bench
 
     for option, value in (("rounds", args.rounds), ("experts", args.experts), ("threads", args.threads)):
         if value is not None and value < 1:
             raise RecipeError(f"--{option} is {value}; give at least 1")
+    if args.experts is not None and args.experts >= MAX_EXPERTS:
+        raise RecipeError(f"--experts is {args.experts}; give at most {MAX_EXPERTS - 1}, which a bank holds")
     bundle = Bundle.open(args.bundle)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("rounds", total=args.rounds)

@@ -88,8 +88,11 @@ def run(args: argparse.Namespace) -> int:
     folders = [FolderDataset(path, profile=profile, every=args.every) for path in args.data]
     name_domains(folders, args.domain or ())
     is_bundle = (args.model / "manifest.json").is_file()
-    if not is_bundle and not (args.model / "config.json").is_file() and args.model.suffix != ".pth":
-        raise BundleError(f"{args.model} is neither a bundle nor the folder of a base; give one of the two")
+    is_weights = args.model.suffix == ".pth" and args.model.is_file()
+    if not is_bundle and not is_weights and not (args.model / "config.json").is_file():
+        raise BundleError(f"{args.model} is neither a bundle, nor a base's folder or .pth file; give one of these")
+    if is_bundle and args.class_map:
+        raise RecipeError(f"--class-map is for bases, and classes of {args.model} go by their names; leave it out")
     if is_bundle:
         predict, classes, gate, control = _bundle(args)
     else:
@@ -120,6 +123,9 @@ def _fuse(args: argparse.Namespace) -> int:
 
     if args.expert or args.routing != "gate":
         raise RecipeError("--fuse leaves every sensor to the gate; leave out --expert and --routing")
+    idle = {"--domain": args.domain, "--class-map": args.class_map, "--sensor-profile": args.sensor_profile}
+    for option in [option for option, value in idle.items() if value] + ["--every"] * (args.every != 1):
+        raise RecipeError(f"--fuse takes every moment as its folders describe it; leave out {option}")
     drives = [AlignedFolders(path) for path in args.data]
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
     with Segmenter.open(args.model, hysteresis=0) as segmenter, bar:
@@ -215,6 +221,7 @@ def _show(account: dict[str, Any]) -> None:
     console = Console()
     console.print(table)
     if "gate" in account:
-        console.print(f"gate accuracy: {account['gate']['accuracy']}")
+        accuracy, reason = account["gate"]["accuracy"], account["gate"]["reason"]
+        console.print(f"gate accuracy: {f'not measured, {reason}' if accuracy is None else accuracy}")
         for pair, count in account["gate"]["confusion"].items():
             console.print(f"  {pair}: {count}")

@@ -169,7 +169,8 @@ def run(args: argparse.Namespace) -> int:
         record_mb=args.record_mb,
     )
     bags = list_bags(args.bags)
-    fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.workers or args.cluster
+    fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.cluster
+    fleet = fleet or args.workers is not None
     console = Console(stderr=True)
     result: ReplayResult | FleetResult
     with _interruptible() as interrupted, shown_progress(console) as shown:

@@ -51,9 +51,8 @@ def summarise(console: Console, report: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if "bags" in report:
         table.add_row("bags", f"{report['bags_done']} of {len(report['bags'])}, {report['bags_resumed']} done before")
-    table.add_row(
-        "frames", f"{report['frames']} on {len(report['topics'])} topics, {report['frames_per_second']} per second"
-    )
+    speed = f", {report['frames_per_second']} per second" if report["frames"] else ""
+    table.add_row("frames", f"{report['frames']} on {len(report['topics'])} topics{speed}")
     if report["frames"]:
         table.add_row("latency", f"{latency['p50']:.1f} ms (p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f})")
     accuracy = gate["accuracy"]

@@ -79,6 +79,9 @@ class FolderDataset:
         every: int = 1,
     ) -> None:
         self.path = Path(path)
+        if not self.path.is_dir():
+            what = "is a file" if self.path.exists() else "does not exist"
+            raise DataError(f"{self.path} {what}; give a folder with images/ and labels/")
         self._images = (_files(self.path / "images") or _files(self.path))[::every]
         if not self._images:
             raise DataError(f"{self.path} has no images; expected .png or .jpg files in {self.path / 'images'}")
@@ -94,7 +97,7 @@ class FolderDataset:
             raise DataError(f"{self.path}: sensor {self.sensor!r} is unknown; choose {', '.join(DEFAULT_PROFILES)}")
         if profile is not None and profile.kind != self.sensor:
             raise DataError(
-                f"{self.path} holds {self.sensor} images and the profile is of a {profile.kind}; give another"
+                f"{self.path} holds {self.sensor} images and the profile is for {profile.kind} images; give another"
             )
         self.profile = profile or _profile(settings.get("profile", {}), self.sensor, self.path)
 

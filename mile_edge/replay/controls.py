@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mile_edge.data.folder import FolderDataset
-from mile_edge.errors import DataError
+from mile_edge.errors import DataError, RecipeError
 from mile_edge.replay.gate import right_expert
 from mile_edge.runtime import Segmenter
 
@@ -19,10 +19,15 @@ class Control:
         segmenter: its gate is overruled unless the routing is ``gate``.
         routing: one of ``ROUTINGS``.
         seed: of chance.
+
+    Raises:
+        RecipeError: the seed is negative.
     """
 
     def __init__(self, segmenter: Segmenter, routing: str, seed: int = 0) -> None:
         self._segmenter, self._routing = segmenter, routing
+        if seed < 0:
+            raise RecipeError(f"The seed of chance is {seed}; give 0 or more.")
         self._random = np.random.default_rng(seed)
 
     def before_folder(self, folder: FolderDataset) -> None:

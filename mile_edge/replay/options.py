@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mile_edge.data.sensors import SensorProfile
 from mile_edge.errors import RecipeError
+from mile_edge.runtime.backends import network_threads
 from mile_edge.runtime.fusion import TOLERANCE_NS
 
 
@@ -54,11 +55,10 @@ def check_options(options: ReplayOptions) -> None:
     """Refuse numbers that leave nothing to do.
 
     Raises:
-        RecipeError: a limit or a number of threads below 1.
+        RecipeError: a limit below 1, or a number of threads that no network can run on.
     """
     if options.limit is not None and options.limit < 1:
         raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
-    if options.threads is not None and options.threads < 1:
-        raise RecipeError(f"A network on {options.threads} threads cannot run; give 1 or more.")
+    network_threads(options.threads)
     if options.tolerance_ns < 0:
         raise RecipeError(f"A tolerance of {options.tolerance_ns / 1e6:g} ms pairs nothing; give 0 or more.")

@@ -28,9 +28,8 @@ def aside(out: Path) -> Iterator[Path]:
                 shutil.rmtree(orphan, ignore_errors=True)
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=out))
     except OSError as problem:
-        raise RecipeError(
-            f"The output folder '{out}' cannot be written ({problem.strerror}); name another with --out."
-        ) from None
+        why = "it is a file" if isinstance(problem, FileExistsError) else problem.strerror
+        raise RecipeError(f"The output folder '{out}' cannot be written ({why}); name another with --out.") from None
     try:
         yield folder
     finally:

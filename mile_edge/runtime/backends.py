@@ -9,10 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from mile_edge.bundle import Bundle
-from mile_edge.errors import BackendError, SensorError
+from mile_edge.errors import BackendError, RecipeError, SensorError
 from mile_edge.runtime.bank import GateState
 
 BACKENDS = ("onnx", "tensorrt", "tensorrt-rtx")
+# ONNX Runtime makes every thread that it is asked for, and falls with the process when memory ends.
+_MAX_THREADS = 256
 
 
 class Backend(Protocol):
@@ -54,6 +56,19 @@ def make_backend(
 
         return TensorRTBackend(bundle, bank, name, Path(engine) if engine is not None else None)
     raise BackendError(f"backend {name!r} is unknown; choose {', '.join(BACKENDS)}")
+
+
+def network_threads(threads: int | None) -> int:
+    """Threads of one pass on the CPU: as many as this process may use where none are named.
+
+    Raises:
+        RecipeError: no network can run on so few or so many.
+    """
+    if threads is None:
+        return len(os.sched_getaffinity(0))
+    if not 1 <= threads <= _MAX_THREADS:
+        raise RecipeError(f"A network on {threads} threads cannot run; give 1 to {_MAX_THREADS}.")
+    return threads
 
 
 def device_batch(frames: Any, network: tuple[int, int]) -> tuple[int, int, int]:

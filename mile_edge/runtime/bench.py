@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import onnxruntime
 
 from mile_edge.bundle import Bundle, Expert, write_expert
 from mile_edge.errors import BundleError
+from mile_edge.runtime.backends import network_threads
 from mile_edge.runtime.fusion import SensorFrame
 from mile_edge.runtime.segmenter import Segmenter
 
@@ -76,7 +76,7 @@ def bench(
     """
     if bundle.base_graph_path is None:
         raise BundleError(f"{bundle.path} has no graph of the base alone to compare with; export it again")
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = network_threads(threads)
     wanted = max(1, len(bundle.manifest.experts) - 1) if experts is None else experts
     with tempfile.TemporaryDirectory(prefix="mile-edge-bench-") as folder:
         made_up, spare = _fill(bundle, wanted, Path(folder))

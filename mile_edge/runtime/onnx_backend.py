@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from mile_edge.errors import BackendError
+from mile_edge.runtime.backends import network_threads
 from mile_edge.runtime.bank import GateState
 
 _OUTPUTS = ("mask", "confidence", "expert", "distance")
@@ -30,10 +30,11 @@ class OnnxBackend:
 
     Raises:
         BackendError: ONNX Runtime refuses the file.
+        RecipeError: no network can run on so many threads.
     """
 
     def __init__(self, model: Path, bank: np.ndarray, threads: int | None = None, fused: Path | None = None) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = network_threads(threads)
         self._session = self._open(model)
         self._fused_path, self._fused = fused, None
         self._loading = threading.Lock()
