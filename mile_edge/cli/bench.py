@@ -24,8 +24,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
     parser.add_argument("--rounds", type=int, default=30, metavar="N", help="interleaved rounds (default 30)")
-    parser.add_argument("--experts", type=int, metavar="N", help="fill the bank up to so many (default: the bundle's own)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of one pass (default: all this process may use)")
+    parser.add_argument("--experts", type=int, metavar="N", help="fill the bank up to N (default: the bundle's own)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of one pass (default: all that it may use)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
