@@ -64,6 +64,7 @@ def test_a_grey_image_becomes_three_equal_channels(tmp_path: Path) -> None:
         (GREY, LABEL, "classes: [", "cannot be read"),
         (GREY, LABEL, "- 1", "write a mapping"),
         (GREY, LABEL, "ignore: 0\n" + CLASSES, "ignore: 0"),
+        (GREY, LABEL, 'ignore: "255\\ndepth"\n' + CLASSES, "ignore: .255"),
         (GREY, LABEL, "classes:\n  - {id: 1, name: road, color: [4, 5, 6]}\n", "ids are"),
         (GREY, LABEL, "classes:\n  - {id: 0, name: road}\n", "needs id, name and color"),
         (GREY, LABEL, "classes:\n  - {id: 0, name: road, color: [4, 5, 600]}\n", "600"),
@@ -79,8 +80,9 @@ def test_a_folder_that_contradicts_itself_is_named(
 ) -> None:
     (tmp_path / "d").mkdir()
     write(tmp_path / "d", image, label, classes)
-    with pytest.raises(DataError, match=word):
+    with pytest.raises(DataError, match=word) as refusal:
         FolderDataset(tmp_path / "d")
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_broken_image_and_a_label_of_another_size_are_named(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mile_edge.bundle import ClassLabel
+from mile_edge.bundle.strict_json import shown
 from mile_edge.data.encodings import MAX_PIXELS
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.errors import DataError, SensorError
@@ -147,7 +148,8 @@ def _settings(path: Path) -> dict[str, Any]:
             if not isinstance(settings, dict):
                 raise DataError(f"{file} holds {type(settings).__name__}; write a mapping with `classes`")
             if settings.get("ignore", VOID) != VOID:
-                raise DataError(f"{file} says ignore: {settings['ignore']}; give unlabelled pixels the value {VOID}")
+                said = shown(settings["ignore"])
+                raise DataError(f"{file} says ignore: {said}; give unlabelled pixels the value {VOID}")
             return settings
     return {}
 
@@ -161,7 +163,9 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
             f"classes.yaml of {path}: every class needs id, name and color of three 0..255 ({error!r})"
         ) from error
     if sorted(by_id) != list(range(len(by_id))) or len(by_id) != len(entries):
-        raise DataError(f"classes.yaml of {path}: ids are {sorted(by_id)}, expected 0, 1, 2 and so on, each once")
+        raise DataError(
+            f"classes.yaml of {path}: ids are {shown(sorted(by_id))}, expected 0, 1, 2 and so on, each once"
+        )
     classes = tuple(by_id[index] for index in range(len(by_id)))
     # A bundle refuses these too, but only after hours of training.
     for shared in ("name", "color"):
@@ -174,7 +178,7 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
 
 def _profile(values: Any, sensor: str, path: Path) -> SensorProfile:
     if not isinstance(values, dict):
-        raise DataError(f"classes.yaml of {path}: profile is {values!r}; write a mapping such as {{scale: 0.04}}")
+        raise DataError(f"classes.yaml of {path}: profile is {shown(values)}; write a mapping such as {{scale: 0.04}}")
     try:
         return SensorProfile.from_dict({"kind": sensor, **values}) if values else DEFAULT_PROFILES[sensor]
     except SensorError as error:
