@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,17 @@ def test_evaluate_takes_the_profile_of_another_camera_and_a_sample_of_the_frames
     profile.write_text("kind: thermal\n")
     assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--sensor-profile", str(profile)]) == 2
     assert "the profile is for thermal images" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_a_command_is_still_being_imported_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_name: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("mile_edge.cli.main.importlib.import_module", interrupted)
+    assert main(["world", "/tmp/never"]) == 130
+    assert capsys.readouterr().err.startswith("mile-edge: interrupted")
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

@@ -32,9 +32,9 @@ _WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 found something wrong, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(arguments)
     try:
-        args = parser.parse_args(arguments)
+        # Inside: importing a command takes seconds on a small machine, and Ctrl-C may come then, too.
+        args = _parser(arguments).parse_args(arguments)
         return int(args.run(args) or 0)
     except MileError as error:
         print(f"mile-edge: {error}", file=sys.stderr)
