@@ -178,3 +178,5 @@ def test_the_commands_push_list_and_pull(tmp_path: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert main(["experts", "pull", str(tmp_path / "nothing"), "--to", to]) == 2
     assert "has no expert that fits" in capsys.readouterr().err
+    assert main(["experts", "pull", str(tmp_path / "nothing"), "fog", "--to", to]) == 2
+    assert "check the place" in capsys.readouterr().err

@@ -188,8 +188,9 @@ def _chosen(entries: Sequence[RegistryEntry], wanted: str, registry: str) -> Reg
     name, _, start = wanted.partition("@")
     found = [entry for entry in entries if entry.name == name and entry.sha256.startswith(start.lower())]
     if not found:
-        known = ", ".join(dict.fromkeys(entry.name for entry in entries)) or "none that fits"
-        raise ExpertError(f"the registry {named(registry)} has no expert {wanted[:120]!r}; it has {known[:400]}")
+        known = ", ".join(dict.fromkeys(entry.name for entry in entries))
+        instead = f"it has {known[:400]}" if known else "none there fits, so check the place, or push one"
+        raise ExpertError(f"the registry {named(registry)} has no expert {wanted[:120]!r}; {instead}")
     if start and len(found) > 1:
         raise ExpertError(f"{wanted!r} means {len(found)} experts of the registry; give more digits of the hash")
     return found[0]
