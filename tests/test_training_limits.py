@@ -82,7 +82,11 @@ def test_memory_is_what_the_process_has_of_its_own() -> None:
 
 
 def test_too_much_memory_ends_in_one_sentence() -> None:
-    code = "held = []\nwhile True: held.append(np.ones(2_000_000, np.uint8)); time.sleep(0.005)"
+    # A test run in the background of a shell hands on that Ctrl-C is ignored, which the next test is about.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "held = []\nwhile True: held.append(np.ones(2_000_000, np.uint8)); time.sleep(0.005)"
+    )
     done = child(code, memory_mb=150)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]

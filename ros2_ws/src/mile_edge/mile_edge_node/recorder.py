@@ -85,6 +85,11 @@ class Recorder:
                     self._tell(reason)
                 self.problem = reason
             self.frames, self.megabytes = self._ring.frames, self._ring.size / 1e6
+            self._queue.task_done()
+
+    def drain(self) -> None:
+        """Wait until every frame handed over so far was kept or refused."""
+        self._queue.join()
 
     def _frame(self, name: str, message: Any, expert: str, novelty: float) -> NovelFrame:
         sensor = self._sensors[name]
