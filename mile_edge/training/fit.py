@@ -157,6 +157,7 @@ def fit(
             end = min(schedule.steps, (epoch + 1) * schedule.steps_per_epoch)
             draw = partial(_batch, labelled, size, schedule.batch, augmentation, rng, generator)
             if step > begun:
+                assert resumed is not None  # only a resumed run begins within an epoch
                 _skip(draw, step - begun)
                 torch.set_rng_state(resumed.tensors[_CHANCE])
             for batch in _one_ahead(draw, end - step):
