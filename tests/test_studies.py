@@ -280,10 +280,10 @@ def test_a_task_without_its_folder_is_skipped_with_the_reason(
     text = TINY.replace("  depth:", "  idd: {train: none/train, test: none/test}\n  depth:")
     text = text.replace("[night, depth]", "[night, idd, depth]")
     lab = lab_of(tmp_path, text)
-    assert "has no images" in lab.skipped["idd"]
+    assert "none/train does not exist" in lab.skipped["idd"]
     assert [task.name for task in lab.streams()[0].tasks] == ["night", "depth"]
     only = "base: random:segformer-b0\ntasks: {idd: {train: none, test: none}}\norders: {a: [idd]}\n"
     with pytest.raises(DataError, match="no task of the study"):
         lab_of(tmp_path, only)
     assert main(["study", str(recipe_file(tmp_path, only))]) == 2
-    assert "no images" in capsys.readouterr().err
+    assert "none does not exist" in capsys.readouterr().err
