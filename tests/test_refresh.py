@@ -35,7 +35,7 @@ def flowing(segmenter: Segmenter, frame: np.ndarray) -> Iterator[list[str]]:
         try:
             while not stop.is_set():
                 seen.append(segmenter(frame).expert[0])
-        except Exception as problem:
+        except Exception as problem:  # whatever a frame raises must fail the test and not end a thread unseen
             seen.append(repr(problem))
 
     thread = threading.Thread(target=run)

@@ -198,7 +198,7 @@ def _check_room(manifest: Manifest, name: str, where: str, replaces: bool) -> No
         if not replaces:
             raise ExpertError(
                 f"{where} is named {name!r} like one in the bundle; remove that one first, give another name, or ask "
-                "to replace it"
+                "to replace it (`experts add --replace`)"
             )
     # A candidate holds a row too, until it goes live or is withdrawn.
     elif len(names) + (manifest.candidate is not None) > manifest.capacity:

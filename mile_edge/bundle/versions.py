@@ -56,7 +56,8 @@ def check_version(seen: Mapping[str, SeenVersion], expert: Expert, sha256: str, 
     said = f"is version {version} of {expert.name!r}" if version else f"is {expert.name!r} without a version"
     raise ExpertError(
         f"{where} {said} and version {known.version} was here already"
-        f"{' from another file' if version == known.version else ''}; give a newer one, or ask for the downgrade"
+        f"{' from another file' if version == known.version else ''}; give a newer one, or ask for the "
+        "downgrade (`experts add --downgrade`)"
     )
 
 

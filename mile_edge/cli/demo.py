@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecipeError(f"--out {args.out} cannot be made ({error.strerror}); name another folder") from error
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        raise RecipeError(f"--out {args.out} cannot be made ({why}); name another folder") from error
     columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("rendering", total=None)

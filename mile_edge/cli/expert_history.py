@@ -21,6 +21,8 @@ from mile_edge.bundle.loading import manifest_text
 from mile_edge.cli.output import write_json
 
 SHOWN = 8
+_HEADINGS = ("when", "who", "what", "expert", "hash", "state", "roll back")
+_WIDE = 110
 
 
 def add_shadow(command: argparse.ArgumentParser) -> None:
@@ -64,11 +66,15 @@ def history(args: argparse.Namespace) -> int:
         )
         return 0
     table = Table(title=Text(f"{named(folder)}: state {present[:SHOWN]}"), title_justify="left")
-    for heading in ("when", "who", "what", "expert", "hash", "state", "roll back"):
-        table.add_column(heading, no_wrap=heading in ("when", "hash", "state"))
+    console = Console()
+    # A narrow terminal would cut what `rollback --to` is given; the file's hash is in --json.
+    headings = [heading for heading in _HEADINGS if heading != "hash" or console.width >= _WIDE]
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in ("when", "hash", "state", "roll back"))
     for record in journal.records:
-        table.add_row(*(Text(cell) for cell in _cells(record, kept, present)))
-    Console().print(table)
+        cells = dict(zip(_HEADINGS, _cells(record, kept, present), strict=True))
+        table.add_row(*(Text(cells[heading]) for heading in headings))
+    console.print(table)
     if kept:
         print(f"states to roll back to, newest first: {', '.join(state[:SHOWN] for state in kept)}")
     for sentence in _doubts(journal):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mile_edge.errors import DataError
@@ -23,6 +23,19 @@ def image_size(text: str) -> tuple[int, int]:
 def names(text: str) -> tuple[str, ...]:
     """A comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_range(args: argparse.Namespace, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Hold options against their least and greatest values; one that was not given is not held.
+
+    Raises:
+        DataError: one is beyond them, or no number.
+    """
+    for option, (low, high) in bounds.items():
+        value = getattr(args, option)
+        # NaN is within no bounds.
+        if value is not None and not low <= value <= high:
+            raise DataError(f"--{option} is {value}; give {low} to {high}")
 
 
 def name_domains(folders: Sequence[FolderDataset], domains: Sequence[str]) -> None:

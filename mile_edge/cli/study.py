@@ -49,6 +49,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Run a study and write its report."""
+    # Before torch is imported, which takes seconds.
+    if not args.recipe.is_file():
+        raise RecipeError(f"recipe {args.recipe} does not exist; choose one of studies/")
     from mile_edge.studies.cells import Store, closure
     from mile_edge.studies.lab import Lab
     from mile_edge.studies.page import render_page

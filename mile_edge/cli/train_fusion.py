@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from dataclasses import replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli import limits
+from mile_edge.cli.options import check_range
+from mile_edge.cli.train_shown import tell_account
 from mile_edge.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # As in mile_edge.bundle.fusion, which is imported when it is needed.
 _KINDS = ("uniform", "routed", "both", "both-aux")
+_BOUNDS = {"steps": (1, 10**7), "batch": (1, 4096), "seed": (0, 2**31 - 1), "lr": (1e-9, 10.0), "width": (1, 4096)}
 _EXAMPLES = """examples:
   for weather in clear dusk night fog rain snow; do
     mile-edge world data/moments/$weather --sensor all --domain $weather --frames 80 --per-street 5 --seed 50000
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.training.fusion import FusionSchedule, train_head
     from mile_edge.training.fusion_features import cache_features
 
-    _check(args)
+    check_range(args, _BOUNDS)
     place = _folder(args)
     bundle = Bundle.open(args.bundle)
     has = bundle.manifest.fusion
@@ -93,11 +95,7 @@ def run(args: argparse.Namespace) -> int:
         _add(bundle, args.out, kind, width, give_fusion, set_fusion_head, base)
     account = {"head": str(args.out), "kind": kind, "width": width, "moments": head.training["moments"]}
     account |= {"steps": args.steps, "seconds": head.training["seconds"], "added": args.add}
-    if args.json:
-        print(json.dumps(account))
-    else:
-        for key, value in account.items():
-            print(f"{key:>16}: {value}")
+    tell_account(account, args.json)
     return 0
 
 
@@ -107,21 +105,6 @@ def _add(bundle: Bundle, head: Path, kind: str, width: int, give: Any, put: Any,
     if has is None or (has.kind, has.width) != (kind, width):
         bundle = give(bundle, kind, width, base())
     put(bundle, head)
-
-
-def _check(args: argparse.Namespace) -> None:
-    bounds: tuple[tuple[str, float, float], ...] = (
-        ("steps", 1, 10**7),
-        ("batch", 1, 4096),
-        ("seed", 0, 2**31 - 1),
-        ("lr", 1e-9, 10.0),
-        ("width", 1, 4096),
-    )
-    for option, low, high in bounds:
-        value = getattr(args, option)
-        # NaN is within no bounds.
-        if value is not None and not low <= value <= high:
-            raise DataError(f"--{option} is {value}; give {low:g} to {high:g}")
 
 
 def _folder(args: argparse.Namespace) -> Path | None:

@@ -265,7 +265,8 @@ class NoveltyRing:
             return
 
     def _failed(self, problem: Exception) -> BagError:
-        reason = getattr(problem, "strerror", None) or str(problem)
+        what = getattr(problem, "strerror", None) or str(problem)
+        reason = "it is a file" if isinstance(problem, FileExistsError) else what
         return BagError(f"novel frames cannot be kept in '{self.path}' ({reason}); make room or name another folder")
 
 

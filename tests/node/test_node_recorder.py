@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import array
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mile_edge_node.pixels import fill_image
 from mile_edge_node.recorder import WAITING, Recorder
 from mile_edge_node.sensor import Sensor
 
@@ -22,15 +22,7 @@ TOPICS = {"camera": "/front/image_raw", "thermal": "/thermal/image_raw"}
 
 def message(second: int, pixels: np.ndarray, encoding: str) -> SimpleNamespace:
     stamp = SimpleNamespace(sec=1000 + second, nanosec=5)
-    return SimpleNamespace(
-        header=SimpleNamespace(stamp=stamp, frame_id="front"),
-        encoding=encoding,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        step=pixels.strides[0],
-        is_bigendian=0,
-        data=array.array("B", pixels.tobytes()),
-    )
+    return fill_image(SimpleNamespace(), pixels, encoding, SimpleNamespace(stamp=stamp, frame_id="front"))
 
 
 def colours(seed: int) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mile_edge_node.latest import LatestFrames
+from mile_edge_node.pixels import fill_image
 from mile_edge_node.sensor import Sensor
 from mile_edge_node.worker import Masked, Worker
 
@@ -49,15 +49,7 @@ def sensor(name: str, kind: str = "camera") -> Sensor:
 
 
 def message(pixels: np.ndarray, encoding: str, header: Any = None) -> SimpleNamespace:
-    return SimpleNamespace(
-        header=header,
-        encoding=encoding,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        step=pixels.strides[0],
-        is_bigendian=0,
-        data=array.array("B", pixels.tobytes()),
-    )
+    return fill_image(SimpleNamespace(), pixels, encoding, header)
 
 
 @pytest.fixture

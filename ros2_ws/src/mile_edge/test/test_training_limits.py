@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,23 @@ def greedy(folder: Path) -> Path:
     return program
 
 
+@contextmanager
+def started_again(
+    bench: Bench, folder: Path, bundle: Path, given: Mapping[str, str | int]
+) -> Iterator[tuple[Bench, Robot]]:
+    """A second node, active, and its own bench: the middleware believes in a killed server for a while."""
+    other = Bench(f"{bench.namespace}_again")
+    settings = {"bundle": str(bundle), "sensors": ["camera"], "camera.topic": "image", "threads": 1, **given}
+    again = Robot(other.namespace, settings, folder / "again.log")
+    try:
+        assert other.change(CONFIGURE), again.said
+        assert other.change(ACTIVATE), again.said
+        yield other, again
+    finally:
+        again.end()
+        other.close()
+
+
 def test_a_training_keeps_to_its_cores_and_ends_with_one_sentence_when_its_memory_is_not_enough(
     bench: Bench, start: Start, client: Any, tmp_path: Path, frames: dict[str, np.ndarray]
 ) -> None:
@@ -92,22 +110,13 @@ def test_a_training_that_ended_with_a_killed_node_goes_on_with_the_next_and_can_
     robot.process.kill()
     robot.process.wait(10)
     (folder / "pid").unlink()
-    # A namespace of its own: the middleware believes in a killed server for a while.
-    other = Bench(f"{bench.namespace}_again")
-    settings = {"bundle": str(REFERENCE), "sensors": ["camera"], "camera.topic": "image", "threads": 1, **given}
-    again = Robot(other.namespace, settings, tmp_path / "again.log")
-    try:
-        assert other.change(CONFIGURE), again.said
-        assert other.change(ACTIVATE), again.said
+    with started_again(bench, tmp_path, REFERENCE, given) as (other, again):
         eventually(lambda: "the training of 'harbour' goes on" in again.said, "the sentence")
         eventually(lambda: (folder / "pid").exists() and (folder / "pid").read_text(), "the child anew")
         assert Path(f"/proc/{(folder / 'pid').read_text().strip()}").exists()
         other.call(CancelGoal, "train_expert/_action/cancel_goal", CancelGoal.Request())
         eventually(lambda: not (folder / "unfinished.json").exists(), "the end of it")
         assert "cancelled" in eventually(lambda: "cancelled" in again.said and again.said, "the sentence")
-    finally:
-        again.end()
-        other.close()
 
 
 @pytest.mark.skipif(not WORKSHOP, reason="MILE_EDGE_WORKSHOP_PYTHON names no interpreter with torch")
@@ -130,19 +139,11 @@ def test_training_goes_on_from_its_checkpoint_after_both_the_node_and_the_traini
     os.kill(robot.process.pid, signal.SIGKILL)
     os.kill(child, signal.SIGKILL)
     robot.process.wait(10)
-    other = Bench(f"{bench.namespace}_again")
-    settings = {"bundle": str(bundle), "sensors": ["camera"], "camera.topic": "image", "threads": 1, **given}
-    again = Robot(other.namespace, settings, tmp_path / "again.log")
-    try:
-        assert other.change(CONFIGURE), again.said
-        assert other.change(ACTIVATE), again.said
+    with started_again(bench, tmp_path, bundle, given) as (other, again):
         eventually(lambda: "training goes on from step 1" in again.said, "the checkpoint", 600)
         eventually(lambda: "expert 'mist' is trained and added" in again.said, "the expert", 900)
         assert "mist" in other.ask("list_experts").experts
         assert not any(folder.glob("mist*")) and not (folder / "unfinished.json").exists()
-    finally:
-        again.end()
-        other.close()
 
 
 def _children(parent: int) -> list[int]:
