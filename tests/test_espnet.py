@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from mile_edge.bundle import Bundle
 from mile_edge.errors import RecipeError
+from mile_edge.export.recipe import load_recipe
 from mile_edge.network.base import base_from_weights, config_of, load_base
 from mile_edge.network.espnet_blocks import averaged
 from mile_edge.network.low_rank import LowRankLinear
@@ -75,19 +77,46 @@ def test_averaging_by_products_is_adaptive_pooling(full: tuple[int, int], part: 
     assert torch.allclose(averaged(x, part), functional.adaptive_avg_pool2d(x, part), atol=1e-6)
 
 
-def test_the_low_rank_path_beside_a_grouped_convolution() -> None:
-    frozen = nn.Conv2d(8, 12, 1, groups=4)
+CONVOLUTIONS = {
+    "grouped 1x1": {"kernel_size": 1, "groups": 4},
+    "grouped 3x3": {"kernel_size": 3, "padding": 1, "groups": 4, "bias": False},
+    "strided 3x3": {"kernel_size": 3, "padding": 1, "stride": 2},
+    "dilated 3x3": {"kernel_size": 3, "padding": 2, "dilation": 2},
+    "wide and low": {"kernel_size": (3, 5), "padding": (1, 2)},
+}
+
+
+@pytest.mark.parametrize("form", CONVOLUTIONS.values(), ids=CONVOLUTIONS)
+def test_the_low_rank_path_beside_a_convolution_is_an_update_of_its_centre(form: dict[str, Any]) -> None:
+    frozen = nn.Conv2d(8, 12, **form)
+    whole = nn.Conv2d(8, 12, **{**form, "groups": 1})
     layer = LowRankLinear(frozen, rank=2)
     nn.init.normal_(layer.lora_B)
-    x = torch.randn(3, 8, 5, 6)
-    beside = (layer.lora_B @ layer.lora_A)[:, :, None, None]
-    assert torch.allclose(layer(x), frozen(x) + functional.conv2d(x, beside), atol=1e-5)
+    with torch.no_grad():
+        whole.weight.zero_()
+        whole.weight[(..., *(side // 2 for side in whole.kernel_size))] = layer.lora_B @ layer.lora_A
+        if whole.bias is not None:
+            whole.bias.zero_()
+    x = torch.randn(3, 8, 9, 6)
+    merged = frozen(x) + whole(x)
+    assert torch.allclose(layer(x), merged, atol=1e-5)
     # The same pair from a bank, behind one number, for samples 0 and 2; sample 1 goes through an empty row.
     row = torch.cat([torch.zeros(1), layer.lora_A.detach().flatten(), layer.lora_B.detach().flatten()])
-    layer.route(torch.stack([torch.zeros_like(row), row]), torch.tensor([1, 0, 1]), offset=1)
+    bank = torch.stack([torch.zeros_like(row), row])
+    layer.route(bank, torch.tensor([1, 0, 1]), offset=1)
     routed = layer(x)
     assert torch.allclose(routed[1], frozen(x)[1], atol=1e-5)
-    assert torch.allclose(routed[[0, 2]], (frozen(x) + functional.conv2d(x, beside))[[0, 2]], atol=1e-5)
+    assert torch.allclose(routed[[0, 2]], merged[[0, 2]], atol=1e-5)
+    # A quarter of it, mixed.
+    layer.route(bank, torch.tensor([[1, 0]] * 3), offset=1, weights=torch.tensor([[0.25, 0.75]] * 3))
+    assert torch.allclose(layer(x), frozen(x) + whole(x) / 4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "form", [{"kernel_size": 2, "stride": 2}, {"kernel_size": 3}, {"kernel_size": 3, "padding": 2}]
+)
+def test_a_convolution_without_an_input_under_its_centre_cannot_be_adapted(form: dict[str, int]) -> None:
+    assert not LowRankLinear.fits(nn.Conv2d(4, 4, **form))
 
 
 def test_a_base_comes_back_from_its_configuration_and_weights() -> None:
@@ -100,9 +129,11 @@ def test_a_base_comes_back_from_its_configuration_and_weights() -> None:
 def test_one_pass_over_a_convolutional_base_gates_and_applies_experts(tmp_path: Path) -> None:
     from mile_edge.bundle import write_expert
 
-    path = export_random(tmp_path / "bundle", "random:espnetv2-0.5", layers=None)
+    # Those of the recipe: pointwise convolutions of the encoder, and every kind of the decoder's.
+    layers = load_recipe(Path(__file__).parents[1] / "export" / "espnetv2-480x640.yaml").layers
+    path = export_random(tmp_path / "bundle", "random:espnetv2-0.5", layers=layers)
     bundle = Bundle.open(path)
-    assert len(bundle.manifest.low_rank.layers) == 2 * (1 + 3 + 1 + 7)
+    assert len(bundle.manifest.low_rank.layers) == 2 * (1 + 3 + 1 + 7) + 4 + 3 + 3 + 4 + 3
     write_expert(tmp_path / "night.safetensors", random_expert(bundle, "night", 1))
     frame = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
     with Segmenter.open(path) as segmenter:

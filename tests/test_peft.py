@@ -30,6 +30,13 @@ def entry_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export_random(tmp_path_factory.mktemp("peft") / "bundle", tap="entry", layers=layers)
 
 
+@pytest.fixture(scope="module")
+def centre_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its experts adapt the centre of strided convolutions."""
+    layers = r"segformer\.stages\.[12]\.patch_embeddings\.proj"
+    return export_random(tmp_path_factory.mktemp("peft") / "bundle", "shallow", layers=layers)
+
+
 def made(bundle: Bundle) -> Expert:
     return random_expert(bundle, "fog", 3)
 
@@ -56,7 +63,7 @@ def read(bundle: Bundle, folder: Path) -> Expert:
     )
 
 
-@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle"])
+@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle", "centre_bundle"])
 def test_peft_computes_with_our_export_what_we_compute(
     made_as: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -92,7 +99,7 @@ def test_we_compute_with_pefts_folder_what_peft_computes(
     assert torch.allclose(ours(bundle, read(bundle, tmp_path / "theirs")), theirs, atol=1e-3)
 
 
-@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle"])
+@pytest.mark.parametrize("made_as", ["workshop_bundle", "entry_bundle", "centre_bundle"])
 def test_there_and_back_is_the_same_expert(made_as: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     bundle = Bundle.open(request.getfixturevalue(made_as))
     expert = made(bundle)
@@ -102,6 +109,17 @@ def test_there_and_back_is_the_same_expert(made_as: str, request: pytest.Fixture
         assert np.array_equal(back.low_rank[layer][0], a)
         assert np.array_equal(back.low_rank[layer][1], b)
     assert np.array_equal(back.classifier_weight, expert.classifier_weight)
+
+
+def test_a_folder_that_adapts_a_whole_kernel_where_the_bundle_has_its_centre_is_refused(
+    centre_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(centre_bundle)
+    names = [layer.name for layer in bundle.manifest.low_rank.layers]
+    config = peft.LoraConfig(r=4, lora_alpha=4, target_modules=names, init_lora_weights=False)
+    peft.get_peft_model(base_of(bundle), config).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(ExpertError, match="adapts the whole kernel"):
+        read(bundle, tmp_path / "theirs")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -112,9 +113,11 @@ class LowRankPath(nn.Module, ABC):
 
 
 class LowRankLinear(LowRankPath):
-    """A frozen linear layer (or a convolution with kernel 1) with a low-rank path beside it.
+    """A frozen linear layer or convolution with a low-rank path beside it.
 
-    A starts as Kaiming noise and B as zero, so an untrained expert is exactly the base.
+    A starts as Kaiming noise and B as zero, so an untrained expert is exactly the base. Beside a convolution with a
+    larger kernel the path reads what lies under the kernel's centre, all channels of it, whatever the groups: merged, it
+    is an update of the centre's weights. So one product serves every kind of layer.
 
     Attributes:
         low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
@@ -133,6 +136,18 @@ class LowRankLinear(LowRankPath):
         else:
             super().__init__(frozen, rank, frozen.in_channels, frozen.out_channels)
         self.low_rank: LowRankFunction = low_rank
+
+    @staticmethod
+    def fits(layer: nn.Module) -> bool:
+        """Whether a layer is linear, or a convolution whose every output has an input under its kernel's centre."""
+        if isinstance(layer, nn.Linear):
+            return True
+        if not isinstance(layer, nn.Conv2d) or isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+            return False
+        sides = zip(layer.kernel_size, layer.dilation, layer.padding, strict=True)
+        return layer.stride[0] == layer.stride[1] and all(
+            kernel % 2 == 1 and padding == dilation * (kernel // 2) for kernel, dilation, padding in sides
+        )
 
     def continue_from(self, past: tuple[torch.Tensor, torch.Tensor] | None, rank_gate: nn.Module | None) -> None:
         """Put the layer's own ranks behind those of earlier tasks, under a gate; until the next :meth:`reset`.
@@ -160,11 +175,16 @@ class LowRankLinear(LowRankPath):
         self._refuse_while_held()
         if self._bank is None and isinstance(self.frozen, nn.Linear):
             return self.frozen(x) + self._own_path(x)
-        tokens = x.flatten(2).transpose(1, 2) if isinstance(self.frozen, nn.Conv2d) else x.flatten(1, -2)
-        y = self._beside(x, tokens) if self._weights is None else self._mixed(x, tokens)
         if isinstance(self.frozen, nn.Linear):
+            y = self._run(x, x.flatten(1, -2))
             return y.reshape(*x.shape[:-1], self.out_features)
-        return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *x.shape[2:])
+        stride = self.frozen.stride[0]
+        centres = x if stride == 1 else x[:, :, ::stride, ::stride]
+        y = self._run(x, centres.flatten(2).transpose(1, 2))
+        return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *centres.shape[2:])
+
+    def _run(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return self._beside(x, tokens) if self._weights is None else self._mixed(x, tokens)
 
     def _beside(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The frozen layer and one path for each sample beside it: (B, N, out)."""
@@ -179,15 +199,21 @@ class LowRankLinear(LowRankPath):
         assert self._weights is not None
         samples = self._expert.shape[0]
         whole = tokens if tokens.shape[0] == samples else tokens.reshape(samples, -1, tokens.shape[-1])
-        grouped = isinstance(self.frozen, nn.Conv2d) and self.frozen.groups > 1
-        weight = self.frozen.weight.flatten(1)
-        if grouped:
-            weight = weight.new_zeros(self.out_features, self.in_features)
+        apart = not self._is_product
+        weight = self.frozen.weight.new_zeros(self.out_features, self.in_features)
+        if not apart:
+            weight = self.frozen.weight.flatten(1)
         mixed = low_rank_mix(
             whole, weight, self._bias(tokens), self._bank, self._expert, self._weights, self._offset, self.rank
         )
         y = mixed.reshape(*tokens.shape[:-1], self.out_features)
-        return y + self._product(x, tokens) if grouped else y
+        return y + self._product(x, tokens) if apart else y
+
+    @property
+    def _is_product(self) -> bool:
+        """Whether the frozen layer is one matrix for every token; the groups and kernels of others stay as they are."""
+        frozen = self.frozen
+        return isinstance(frozen, nn.Linear) or (frozen.groups, *frozen.kernel_size, *frozen.stride) == (1,) * 5
 
     def _own_path(self, x: torch.Tensor) -> torch.Tensor:
         a = self.lora_A if self.past_a is None else torch.cat([self.past_a, self.lora_A])
@@ -199,10 +225,10 @@ class LowRankLinear(LowRankPath):
 
     def _product(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """(B, N, out): the frozen weight times the input."""
-        if isinstance(self.frozen, nn.Conv2d) and self.frozen.groups > 1:
-            # Groups stay what they are for the frozen weight; the low-rank path beside it mixes all channels.
-            mixed = functional.conv2d(x, self.frozen.weight, groups=self.frozen.groups)
-            return mixed.flatten(2).transpose(1, 2)
+        if isinstance(self.frozen, nn.Conv2d) and not self._is_product:
+            frozen = self.frozen
+            bare = partial(functional.conv2d, stride=frozen.stride, padding=frozen.padding, dilation=frozen.dilation)
+            return bare(x, frozen.weight, groups=frozen.groups).flatten(2).transpose(1, 2)
         return functional.linear(tokens, self.frozen.weight.flatten(1))
 
     def _bias(self, product: torch.Tensor) -> torch.Tensor:

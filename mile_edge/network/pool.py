@@ -19,7 +19,7 @@ from mile_edge.network.low_rank_entry import LowRankEntry
 
 
 def adaptable_layers(model: nn.Module, pattern: str, entry: str | None = None) -> list[str]:
-    """Names of the linear layers and 1x1 convolutions that ``pattern`` matches in full, in the network's order.
+    """Names of the linear layers and convolutions that ``pattern`` matches in full, in the network's order.
 
     Args:
         model: the base.
@@ -37,12 +37,12 @@ def adaptable_layers(model: nn.Module, pattern: str, entry: str | None = None) -
     candidates = [
         name
         for name, module in model.named_modules()
-        if _is_linear(module) or (name == entry and LowRankEntry.fits(module))
+        if LowRankLinear.fits(module) or (name == entry and LowRankEntry.fits(module))
     ]
     chosen = [name for name in candidates if matcher.fullmatch(name)]
     if not chosen:
         raise RecipeError(
-            f"layer pattern {pattern!r} matches none of the {len(candidates)} linear layers, "
+            f"layer pattern {pattern!r} matches none of the {len(candidates)} linear layers and convolutions, "
             f"such as {candidates[len(candidates) // 2]!r}; change `layers` in the recipe"
         )
     return chosen
@@ -70,7 +70,7 @@ class ExpertPool(nn.Module):
         self.base = base
         self._own = tuple(parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
         self.rank = rank
-        self.adapters = {name: _path_beside(base.get_submodule(name), rank) for name in names}
+        self.adapters = {name: self._path_beside(name, rank) for name in names}
         for name, adapter in self.adapters.items():
             replace_module(base, name, adapter)
 
@@ -124,6 +124,12 @@ class ExpertPool(nn.Module):
         """(B, 3, H, W) normalised pixels to (B, classes, h, w) scores at the network's own resolution."""
         return self.base(pixel_values=pixels).logits
 
+    def _path_beside(self, name: str, rank: int) -> LowRankPath:
+        layer = self.base.get_submodule(name)
+        if name == self.description.entry and LowRankEntry.fits(layer):
+            return LowRankEntry(cast("nn.Conv2d", layer))
+        return LowRankLinear(layer, rank)
+
     def _restore_classifier(self, num_classes: int) -> None:
         fresh = nn.Conv2d(self._own[0].shape[1], num_classes, kernel_size=1)
         kept = min(num_classes, len(self._own[0]))
@@ -167,15 +173,3 @@ def replace_module(root: nn.Module, name: str, module: nn.Module) -> None:
     """Put ``module`` where ``name`` is."""
     parent, _, leaf = name.rpartition(".")
     setattr(root.get_submodule(parent), leaf, module)
-
-
-def _path_beside(layer: nn.Module, rank: int) -> LowRankPath:
-    if LowRankEntry.fits(layer):
-        return LowRankEntry(cast("nn.Conv2d", layer))
-    return LowRankLinear(layer, rank)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.kernel_size == (1, 1) and module.stride == (1, 1)
-    return isinstance(module, nn.Linear)

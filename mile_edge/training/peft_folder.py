@@ -13,8 +13,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
+from torch import nn
 
 from mile_edge.bundle import ClassLabel, Expert, LowRankLayout
+from mile_edge.bundle.layout import LowRankLayer
 from mile_edge.errors import ExpertError
 from mile_edge.network.base import Base, describe
 from mile_edge.training.expert import ExpertTask, Head, assemble
@@ -40,9 +42,11 @@ def write_peft(expert: Expert, folder: Path, base: Base, base_model: str = "") -
     classifier = describe(base).classifier
     tensors: dict[str, np.ndarray] = {}
     for layer, (a, b) in expert.low_rank.items():
-        kernel = tuple(base.get_submodule(layer).get_parameter("weight").shape[2:])
-        narrow = (len(a), -1, *kernel)
-        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(a.reshape(narrow), np.float32)
+        frozen = base.get_submodule(layer)
+        kernel = tuple(frozen.get_parameter("weight").shape[2:])
+        at_centre = isinstance(frozen, nn.Conv2d) and a.shape[1] == frozen.in_channels
+        narrow = _around(a, kernel) if at_centre else a.reshape(len(a), -1, *kernel)
+        tensors[f"{_PREFIX}{layer}.lora_A.weight"] = np.ascontiguousarray(narrow, np.float32)
         wide = (*b.shape, *(1 for _ in kernel))
         tensors[f"{_PREFIX}{layer}.lora_B.weight"] = np.ascontiguousarray(b.reshape(wide), np.float32)
     others = {re.escape(layer): len(a) for layer, (a, _) in expert.low_rank.items() if len(a) != expert.rank}
@@ -118,13 +122,32 @@ def read_peft(
             ) from error
         # Convolutions come as (rank, in, k, k) and (out, rank, 1, 1).
         b = _flat(b, layer.name) * np.float32(_scale(config, layer.name, folder))
-        low_rank[layer.name] = _of_rank(layout.rank_of(layer), a.reshape(len(a), -1), b)
+        low_rank[layer.name] = _of_rank(layout.rank_of(layer), _as_matrix(a, layer, folder), b)
     head = _head(tensors, classifier, own, classes)
     if tensors:
         raise ExpertError(
             f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out"
         )
     return assemble(task, statistics, head, low_rank, base_sha256, layout.rank, {"imported_from": str(folder)})
+
+
+def _around(a: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
+    """(rank, in) as (rank, in, k, k), zero but at the kernel's centre."""
+    whole = np.zeros((*a.shape, *kernel), np.float32)
+    whole[:, :, kernel[0] // 2, kernel[1] // 2] = a
+    return whole
+
+
+def _as_matrix(a: np.ndarray, layer: LowRankLayer, folder: Path) -> np.ndarray:
+    """A of (rank, in, k, k) as this project's layer takes it: all of it, or what lies at the kernel's centre."""
+    if a.ndim == 4 and a.shape[1] == layer.in_features:
+        centre = a[:, :, a.shape[2] // 2, a.shape[3] // 2]
+        if np.count_nonzero(centre) == np.count_nonzero(a):
+            return centre
+        raise ExpertError(
+            f"PEFT folder {folder} adapts the whole kernel of {layer.name}, the bundle only its centre; leave it out"
+        )
+    return a.reshape(len(a), -1)
 
 
 def _of_rank(rank: int, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
