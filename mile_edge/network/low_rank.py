@@ -116,8 +116,8 @@ class LowRankLinear(LowRankPath):
     """A frozen linear layer or convolution with a low-rank path beside it.
 
     A starts as Kaiming noise and B as zero, so an untrained expert is exactly the base. Beside a convolution with a
-    larger kernel the path reads what lies under the kernel's centre, all channels of it, whatever the groups: merged, it
-    is an update of the centre's weights. So one product serves every kind of layer.
+    larger kernel the path reads what lies under the kernel's centre, all channels of it, whatever the groups: merged,
+    it is an update of the centre's weights. So one product serves every kind of layer.
 
     Attributes:
         low_rank: what a routed layer computes, :func:`low_rank`; a kernel with the same arguments may take its place.
