@@ -57,11 +57,6 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser], note: s
     form.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     form.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     form.add_argument(
-        "--teacher",
-        metavar="FOLDER",
-        help="network trained whole on the same data (train base); the expert learns its scores beside the labels",
-    )
-    form.add_argument(
         "--gate-only", action="store_true", help="no adapter: only teach the gate this domain (no labels needed)"
     )
     add_options(form)
@@ -155,7 +150,6 @@ def _make_expert(
 ) -> tuple[Expert, FitResult | None]:
     from mile_edge.data.class_map import starting_rows
     from mile_edge.training.expert import statistics_only, train_expert
-    from mile_edge.training.teacher import load_teacher
 
     network, own = bundle.manifest.network, bundle.experts()[0]
     size = (network.height, network.width)
@@ -168,7 +162,6 @@ def _make_expert(
     start = own if ranks is None else bundle.experts()[-1]
     names = [label.name for label in start.classes]
     rows = starting_rows(args.start_map, [c.name for c in data[0].classes], names) if args.start_map else None
-    teacher = load_teacher(args.teacher, [label.name for label in data[0].classes]) if args.teacher else None
     with shown_progress(args.name) as report:
         return train_expert(
             pool,
@@ -182,7 +175,6 @@ def _make_expert(
             start=start,
             ranks=ranks,
             rows=rows,
-            teacher=teacher,
             report=report,
             tell=say,
             device=args.device,

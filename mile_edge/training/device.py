@@ -46,12 +46,3 @@ def on_device(name: str, network: nn.Module) -> Iterator[torch.device]:
     finally:
         stream.synchronize()
         network.to("cpu")
-
-
-def reduced_precision(kind: str) -> bool:
-    """Whether a forward pass on this type of device is faster in bfloat16."""
-    if kind == "cuda":
-        return True
-    # Private names of torch, which may go: without them training is slower and otherwise the same.
-    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return any(ask is not None and ask() for ask in asked)

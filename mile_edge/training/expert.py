@@ -12,13 +12,11 @@ import torch
 
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import Dataset, LabelledFrame
-from mile_edge.network.base import base_sha256
 from mile_edge.network.pool import ExpertPool, classifier_parameters
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
 from mile_edge.training.fit import FitResult, Progress, Schedule, fit
 from mile_edge.training.statistics import GateStatistics, gate_features, summarise
-from mile_edge.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from mile_edge.training.rank_pool import RankPool
@@ -62,7 +60,6 @@ def train_expert(
     go_on: bool = False,
     ranks: RankPool | None = None,
     rows: Sequence[int | None] | None = None,
-    teacher: Teacher | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     device: str = "cpu",
@@ -78,7 +75,6 @@ def train_expert(
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
         ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
         rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing.
-        teacher: trained whole on this task, whose scores the expert learns beside the labels.
         tell: is given one sentence where the run goes on from its checkpoint, or cannot.
         device: that the steps run on, "cpu" or "cuda".
 
@@ -110,7 +106,6 @@ def train_expert(
         augmentation=augmentation,
         checkpoint=checkpoint,
         penalty=None if ranks is None else lambda: ranks.penalty(pool),
-        teacher=teacher,
         report=report,
         tell=tell,
         device=device,
@@ -122,7 +117,6 @@ def train_expert(
         "seconds": round(result.seconds, 1),
         "schedule": asdict(schedule),
         "augmentation": _plain(asdict(augmentation)),
-        **({"teacher_sha256": base_sha256(teacher.network)} if teacher else {}),
     }
     scores = {"validation_miou": round(result.miou, 4)} if held_out else {}
     head, low_rank = _held_by(pool, classes)

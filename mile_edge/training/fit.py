@@ -25,10 +25,9 @@ from mile_edge.network.pixels import normalise
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.balance import weights_of
 from mile_edge.training.checkpoint import EVERY_S, Checkpoint
-from mile_edge.training.device import on_device, reduced_precision
+from mile_edge.training.device import on_device
 from mile_edge.training.optimiser import Optimiser
 from mile_edge.training.state import TrainingState
-from mile_edge.training.teacher import Teacher
 
 # Of the checkpoint's tensors, the state of torch's own generator.
 _CHANCE = "chance"
@@ -105,7 +104,6 @@ def fit(
     checkpoint: Path | None = None,
     train_statistics: bool = False,
     penalty: Callable[[], torch.Tensor] | None = None,
-    teacher: Teacher | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
     device: str = "cpu",
@@ -122,7 +120,6 @@ def fit(
         train_statistics: let batch norm and dropout behave as in training; frozen bases want neither.
         checkpoint: file to resume from and to save to; removed by the caller when the result is safe.
         penalty: of the weights, added to the loss of every step.
-        teacher: whose scores on the same views are part of the loss.
         tell: is given one sentence where the run goes on from a checkpoint, or cannot.
         device: "cpu", or "cuda", where everything runs on a stream of the lowest priority.
         checkpoint_s: seconds of training after which the state is saved, wherever the epoch is.
@@ -136,10 +133,8 @@ def fit(
         raise DataError(f"none of the {len(train)} training frames has a label; nothing can be trained")
     saved = None
     if checkpoint:
-        saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network, teacher))
+        saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network))
     with on_device(device, network) as place:
-        if teacher is not None:
-            teacher.to(place)
         weights = weights_of(labelled, num_classes, schedule.class_balance).to(place)
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         optimiser = Optimiser(schedule.optimiser, parameters.values(), schedule.lr, schedule.weight_decay)
@@ -167,7 +162,7 @@ def fit(
                 torch.set_rng_state(resumed.tensors[_CHANCE])
             for batch in _one_ahead(draw, end - step):
                 optimiser.set_rate(_rate(schedule, step))
-                loss_sum += _step(network, optimiser, batch, weights, penalty, teacher)
+                loss_sum += _step(network, optimiser, batch, weights, penalty)
                 state.update_average(step)
                 step += 1
                 now = time.monotonic()
@@ -241,18 +236,15 @@ def _step(
     batch: _Batch,
     weights: torch.Tensor,
     penalty: Callable[[], torch.Tensor] | None,
-    teacher: Teacher | None,
 ) -> float:
     pixels, target = (part.to(weights.device, non_blocking=True) for part in batch)
     kind = pixels.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=reduced_precision(kind)):
+    with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda" or _fast_bfloat16()):
         scores = network(pixels)
     # Half the resolution halves nothing that training needs, and quarters the cost of the loss.
     target = target[:, ::2, ::2]
-    enlarged = functional.interpolate(scores.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
-    loss = functional.cross_entropy(enlarged, target, weight=weights, ignore_index=VOID)
-    if teacher is not None:
-        loss = teacher.share_in(loss, pixels, scores)
+    scores = functional.interpolate(scores.float(), size=target.shape[1:], mode="bilinear", align_corners=False)
+    loss = functional.cross_entropy(scores, target, weight=weights, ignore_index=VOID)
     if penalty is not None:
         loss = loss + penalty()
     optimiser.zero_grad()
@@ -281,14 +273,18 @@ def _fingerprint(
     size: tuple[int, int],
     frames: Sequence[LabelledFrame],
     network: nn.Module,
-    teacher: Teacher | None,
 ) -> str:
-    """Of everything that decides the run's steps: settings, every pixel and label, its weights and its teacher's."""
+    """Of everything that decides the run's steps: settings, every pixel and label, and the weights it starts from."""
     digest = hashlib.sha256(json.dumps([asdict(schedule), asdict(augmentation), size, len(frames)]).encode())
     for sample in frames:
         for array in (sample.frame, np.asarray(sample.label)):
             digest.update(zlib.crc32(array.tobytes()).to_bytes(4, "little"))
-    for each in (network, *((teacher.network,) if teacher else ())):
-        for name, tensor in each.state_dict().items():
-            digest.update(name.encode() + zlib.crc32(tensor.detach().contiguous().numpy()).to_bytes(4, "little"))
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + zlib.crc32(tensor.detach().contiguous().numpy()).to_bytes(4, "little"))
     return digest.hexdigest()
+
+
+def _fast_bfloat16() -> bool:
+    # Private names of torch, which may go: without them training is slower and otherwise the same.
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(ask is not None and ask() for ask in asked)
