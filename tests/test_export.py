@@ -31,6 +31,13 @@ def add_random(bundle: Bundle, folder: Path, names: tuple[str, ...]) -> Bundle:
     return bundle
 
 
+# Strided and depthwise convolutions; ESPNetv2's pointwise ones and its decoder's grouped ones.
+KERNELS = r"segformer\.stages\.[123]\.(patch_embeddings\.proj|.*dwconv)"
+DECODER = (
+    r"base_net\.level4.*proj_1x1\.conv|bu_dec_l\d\.merge_layer\.2\.cbr\.0|merge_enc_dec_l\d\.expansion_layer\.cbr\.0"
+)
+
+
 def test_the_graph_has_the_contracts_inputs_and_outputs(workshop_bundle: Path) -> None:
     bundle = Bundle.open(workshop_bundle)
     session = onnxruntime.InferenceSession(str(bundle.network_path), providers=["CPUExecutionProvider"])
@@ -72,6 +79,9 @@ def test_the_low_rank_product_is_a_model_local_function(workshop_bundle: Path) -
         ({"tap": "full"}, 0.999),
         ({"precision": "fp16"}, 0.98),
         ({"source": "random:mobilevit-xxs"}, 0.999),
+        ({"source": "shallow", "layers": KERNELS}, 0.999),
+        ({"source": "shallow", "layers": KERNELS, "precision": "fp16"}, 0.98),
+        ({"source": "random:espnetv2-0.5", "layers": DECODER}, 0.999),
     ],
     ids=lambda value: "-".join(map(str, value.values())) or "default" if isinstance(value, dict) else "",
 )
