@@ -132,7 +132,12 @@ def test_ctrl_c_while_a_command_is_still_being_imported_is_no_traceback(
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("mile_edge.cli.main.importlib.import_module", interrupted)
-    assert main(["world", "/tmp/never"]) == 130
+    # Tests that were themselves started with Ctrl-C ignored, as jobs in the background are, would not be interrupted.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(["world", "/tmp/never"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.startswith("mile-edge: interrupted")
 
 
