@@ -31,7 +31,7 @@ mile-edge evaluate "$weights" "$data/idd_lite/test" --size $size --class-map cal
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
     --base "$weights" --domains dusk $views --lr $rate --out "$work/dusk.safetensors" --add
 [ -f "$work/idd.safetensors" ] || mile-edge train expert "$bundle" "$data/idd_lite/train" --name idd \
-    --base "$weights" --domains idd --start-map calib/class-maps/cityscapes-to-idd-lite.yaml $views --lr $rate --out "$work/idd.safetensors" --add
+    --base "$weights" --domains idd --start-map calib/class-maps/camvid-to-idd-lite.yaml $views --lr $rate --out "$work/idd.safetensors" --add
 . studies/roadscene.sh
 thermal_folders "$data" "$work/thermal"
 [ -f "$work/thermal.safetensors" ] || mile-edge train expert "$bundle" "$work/thermal/train" --name thermal \

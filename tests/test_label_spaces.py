@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
 from PIL import Image
 
-from mile_edge.bundle import Bundle, ClassLabel, read_expert
+from mile_edge.bundle import Bundle, ClassLabel
 from mile_edge.bundle.labels import in_colours_of
 from mile_edge.cli.main import main
 from mile_edge.data.folder import FolderDataset
@@ -105,32 +105,11 @@ def test_the_command_adds_an_expert_of_another_label_space(
     assert set(json.loads(capsys.readouterr().out)["folders"][data]["iou"]) == {"sky", "lane"}
 
 
-def test_a_start_map_reads_the_classifier_of_the_base_that_is_given(
-    workshop_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("missing", ["street", "9"])
+def test_a_start_map_that_names_what_does_not_exist_is_refused(
+    workshop_bundle: Path, tmp_path: Path, missing: str
 ) -> None:
-    base = base_of(Bundle.open(workshop_bundle))
-    wider = torch.nn.Conv2d(base.decode_head.classifier.in_channels, 6, 1)
-    base.decode_head.classifier, base.config.num_labels = wider, 6
-    base.save_pretrained(tmp_path / "base")
-    (tmp_path / "map.yaml").write_text("5: lane\n2: mud\n")
-    out = tmp_path / "h.safetensors"
-    command = ["train", "expert", str(workshop_bundle), str(harbour(tmp_path / "harbour")), "--name", "harbour"]
-    command += ["--base", str(tmp_path / "base"), "--steps", "1", "--batch", "1", "--lr", "1e-9", "--out", str(out)]
-    assert main([*command, "--start-map", str(tmp_path / "map.yaml")]) == 0
-    expert = read_expert(out)
-    rows = {label.name: row for row, label in enumerate(expert.classes)}
-    for name, source in (("lane", 5), ("mud", 2)):
-        np.testing.assert_allclose(
-            expert.classifier_weight[rows[name]], wider.weight[source].detach().flatten(), atol=1e-3
-        )
-    (tmp_path / "map.yaml").write_text("9: lane\n")
-    capsys.readouterr()
-    assert main([*command, "--start-map", str(tmp_path / "map.yaml")]) == 2
-    assert "names class 9" in capsys.readouterr().err
-
-
-def test_a_start_map_that_names_what_does_not_exist_is_refused(workshop_bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "map.yaml").write_text("street: lane\n")
+    (tmp_path / "map.yaml").write_text(f"{missing}: lane\n")
     data = str(harbour(tmp_path / "harbour"))
     command = ["train", "expert", str(workshop_bundle), data, "--name", "harbour", "--steps", "1"]
     assert main([*command, "--start-map", str(tmp_path / "map.yaml")]) != 0

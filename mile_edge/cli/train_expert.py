@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.bundle.gate import SUCCESSIVE_KINDS
 from mile_edge.cli import limits, train_schedule
 from mile_edge.cli.options import names
 from mile_edge.cli.rank_pool import add_options, put_in_place, rank_pool_of
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from mile_edge.bundle import Bundle, Expert
     from mile_edge.data.folder import FolderDataset
     from mile_edge.data.labelled_bag import LabelledBag
-    from mile_edge.network.pool import ExpertPool
     from mile_edge.training.fit import FitResult
     from mile_edge.training.rank_pool import RankPool
 
@@ -150,6 +148,7 @@ def _make_expert(
     checkpoint: Path,
     ranks: RankPool | None,
 ) -> tuple[Expert, FitResult | None]:
+    from mile_edge.data.class_map import starting_rows
     from mile_edge.training.expert import statistics_only, train_expert
 
     network, own = bundle.manifest.network, bundle.experts()[0]
@@ -160,7 +159,9 @@ def _make_expert(
     unlabelled = [str(each.path) for each in data if not each.classes]
     if unlabelled:
         raise DataError(f"{unlabelled[0]} has no labels; label it, or give --gate-only to teach only the gate")
-    start, rows = _start(args, pool, bundle, [label.name for label in data[0].classes])
+    start = own if ranks is None else bundle.experts()[-1]
+    names = [label.name for label in start.classes]
+    rows = starting_rows(args.start_map, [c.name for c in data[0].classes], names) if args.start_map else None
     with shown_progress(args.name) as report:
         return train_expert(
             pool,
@@ -178,20 +179,3 @@ def _make_expert(
             tell=say,
             device=args.device,
         )
-
-
-def _start(
-    args: argparse.Namespace, pool: ExpertPool, bundle: Bundle, classes: list[str]
-) -> tuple[Expert | None, tuple[int | None, ...] | None]:
-    """Whose classifier to start from, nobody's but the base's own where it is given, and which rows of it."""
-    from mile_edge.data.class_map import starting_rows
-
-    successive = bundle.manifest.gate.kind in SUCCESSIVE_KINDS
-    start = bundle.experts()[-1 if successive else 0]
-    if args.start_map is None:
-        return start, None
-    if args.base is None or successive:
-        return start, starting_rows(args.start_map, classes, [label.name for label in start.classes])
-    # The network itself may know other classes than the bundle's first row, which was made of some of them.
-    known = pool.base.config.id2label or {}
-    return None, starting_rows(args.start_map, classes, [name for _, name in sorted(known.items())])

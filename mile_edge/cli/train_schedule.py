@@ -52,7 +52,7 @@ def add_options(form: argparse.ArgumentParser, steps: int, rate: float, optimise
         "--start-map",
         type=Path,
         metavar="FILE",
-        help="class map from the base's classes (of --base where given) to the data's: rows its classifier starts from",
+        help="class map from the base's classes to the data's, to start its classifier from (calib/class-maps)",
     )
     form.add_argument("--seed", type=int, default=0, help="of views, order and initial weights (default 0)")
     form.add_argument(

@@ -68,8 +68,7 @@ class ExpertPool(nn.Module):
                 f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own"
             )
         self.base = base
-        weight, bias = (parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
-        self._own = weight, bias
+        self._own = tuple(parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
         self.rank = rank
         self.adapters = {name: self._path_beside(name, rank) for name in names}
         for name, adapter in self.adapters.items():
@@ -79,12 +78,6 @@ class ExpertPool(nn.Module):
     def classifier(self) -> nn.Conv2d:
         """The layer from hidden features to class scores: (classes, hidden, 1, 1) weights."""
         return cast("nn.Conv2d", self.base.get_submodule(self.description.classifier))
-
-    @property
-    def own_classifier(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weight (classes, hidden) and bias (classes,) that the base came with."""
-        weight, bias = self._own
-        return weight.flatten(1), bias
 
     def layout(self, max_classes: int) -> LowRankLayout:
         """Where each layer's numbers lie in a bank row."""

@@ -75,8 +75,7 @@ def train_expert(
         start: whose classifier to start from, by class name; the base's own where it is missing.
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
         ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
-        rows: of that classifier, or of the base's own where ``start`` is missing: one for each class, ``None`` for
-            zeros. Without them, equal names.
+        rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing.
         tell: is given one sentence where the run goes on from its checkpoint, or cannot.
         device: that the steps run on, "cpu" or "cuda".
 
@@ -84,15 +83,15 @@ def train_expert(
         the expert, and what its training came to. With ``ranks`` it is good for all tasks so far.
 
     Raises:
-        DataError: no labels, data sets with different classes, or ``rows`` that the classifier does not have.
+        DataError: no labels, or data sets with different classes.
     """
     classes = shared_classes([*data, *validation])
     torch.manual_seed(schedule.seed)
     pool.reset(len(classes))
-    if start is not None or rows is not None:
+    if start is not None:
         _start_classifier(pool, start, classes, rows)
-    if start is not None and go_on:
-        pool.load_pairs(start)
+        if go_on:
+            pool.load_pairs(start)
     if ranks is not None:
         ranks.begin(pool, start, classes)
     frames = [frame for folder in data for frame in folder]
@@ -195,23 +194,18 @@ def _held_by(
 
 @torch.no_grad()
 def _start_classifier(
-    pool: ExpertPool, start: Expert | None, classes: tuple[ClassLabel, ...], rows: Sequence[int | None] | None
+    pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...], rows: Sequence[int | None] | None
 ) -> None:
-    """Rows of classes the other classifier knows are taken over; new classes start at zero."""
-    known = {label.name: row for row, label in enumerate(start.classes)} if start else {}
-    taken, offsets = pool.own_classifier
-    if start is not None:
-        taken, offsets = (torch.from_numpy(np.array(part)) for part in (start.classifier_weight, start.classifier_bias))
+    """Rows of classes the other expert knows are taken over; new classes start at zero."""
+    known = {label.name: row for row, label in enumerate(start.classes)}
     weight, bias = classifier_parameters(pool.classifier)
     for row, source in enumerate(rows or [known.get(label.name) for label in classes]):
         weight[row], bias[row] = 0.0, 0.0
-        if source is None:
-            continue
-        if source >= len(taken):
-            raise DataError(
-                f"the start map names class {source}, and the classifier that it starts from has {len(taken)}"
-            )
-        weight[row], bias[row] = taken[source][:, None, None], offsets[source]
+        if source is not None:
+            if source >= len(start.classes):
+                raise DataError(f"the start map names class {source}, and the base has {len(start.classes)} classes")
+            weight[row] = torch.from_numpy(np.array(start.classifier_weight[source]))[:, None, None]
+            bias[row] = float(start.classifier_bias[source])
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
