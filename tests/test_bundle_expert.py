@@ -24,6 +24,7 @@ from bundle_makers import (
     make_base,
     make_expert,
     make_manifest,
+    raw_file,
     taken_apart,
     write_file,
 )
@@ -243,3 +244,72 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.safetensors"
     path.touch()
     assert "is empty" in refused(lambda: read_expert(path), ExpertError)
+
+
+WIDE = npst.arrays(np.float32, (2, 6), elements=st.floats(-(2.0**100), 2.0**100, width=32))
+
+
+@given(a=WIDE)
+@settings(max_examples=300, deadline=None)
+def test_a_pair_in_eight_bits_is_within_half_a_step_and_stays_what_it_became(a: np.ndarray) -> None:
+    name = LAYERS[0].name
+    b = make_expert().low_rank[name][1]
+    expert = make_expert(stored="int8", low_rank={**make_expert().low_rank, name: (a, b)})
+    read = parse_expert(expert_bytes(expert), "x")
+    step = np.abs(a).max(axis=1, keepdims=True) / 127
+    # Half a step, what a scale of 16 bits adds to it, and vectors too small for a step at all.
+    assert (np.abs(read.low_rank[name][0] - a) <= step * (0.5 + 2**-8) + 127 * np.finfo(np.float32).tiny).all()
+    assert expert_bytes(read) == expert_bytes(expert)
+    assert parse_expert(expert_bytes(read), "x") == read
+
+
+def test_eight_bits_are_half_the_bytes_and_the_library_reads_them(tmp_path: Path) -> None:
+    safetensors_numpy = pytest.importorskip("safetensors.numpy", reason="the safetensors library is not installed")
+    expert = make_expert(stored="int8")
+    _, body = taken_apart(expert)
+    assert sum(expert.sizes().values()) == len(body)
+    ranks = sum(len(a) for a, _ in expert.low_rank.values())
+    assert expert.sizes()["adapter"] == LAYOUT.classifier_offset + 8 * ranks
+    tensors = safetensors_numpy.load_file(write_file(tmp_path, expert))
+    name = LAYERS[0].name
+    scaled = tensors[f"{name}.lora_A"] * tensors[f"{name}.lora_scale"][0][:, None]
+    assert np.array_equal(scaled, parse_expert(expert_bytes(expert), "x").low_rank[name][0])
+
+
+def test_a_file_says_the_oldest_schema_that_reads_it() -> None:
+    assert taken_apart(make_expert())[0]["__metadata__"]["schema"] == "1"
+    assert taken_apart(make_expert(stored="int8"))[0]["__metadata__"]["schema"] == "2"
+    assert taken_apart(replace(make_base(), stored="int8"))[0]["__metadata__"]["schema"] == "1"
+    assert "choose fp16 or int8" in refused(lambda: expert_bytes(make_expert(stored="int4")), ExpertError)
+
+
+def test_numbers_that_are_none_are_refused_before_they_are_rounded() -> None:
+    name = LAYERS[0].name
+    a, b = (array.copy() for array in make_expert().low_rank[name])
+    a[0, 0] = np.nan
+    expert = make_expert(stored="int8", low_rank={**make_expert().low_rank, name: (a, b)})
+    assert f"{name}.lora_A" in refused(lambda: expert_bytes(expert), ExpertError)
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e-45, 1 / 3])
+def test_scales_that_do_not_belong_to_their_numbers_are_refused(scale: float) -> None:
+    header, body = taken_apart(make_expert(stored="int8"))
+    start = header[f"{LAYERS[0].name}.lora_scale"]["data_offsets"][0]
+    changed = body[:start] + np.float32(scale).tobytes() + body[start + 4 :]
+    said = refused(lambda: parse_expert(raw_file(header, changed), "x"), ExpertError)
+    assert "scales that do not belong" in said
+
+
+def test_eight_bits_and_sixteen_do_not_mix() -> None:
+    header, body = taken_apart(make_expert(stored="int8"))
+    other, theirs = taken_apart(make_expert())
+    name = f"{LAYERS[1].name}.lora_B"
+    start, stop = other[name]["data_offsets"]
+    old = header.pop(name)["data_offsets"]
+    packed = body[: old[0]] + body[old[1] :]
+    for entry in header.values():
+        if "data_offsets" in entry and entry["data_offsets"][0] >= old[1]:
+            entry["data_offsets"] = [offset - (old[1] - old[0]) for offset in entry["data_offsets"]]
+    header[name] = {**other[name], "data_offsets": [len(packed), len(packed) + stop - start]}
+    said = refused(lambda: parse_expert(raw_file(header, packed + theirs[start:stop]), "x"), ExpertError)
+    assert f'"{name}" has type F16 instead of I8' in said

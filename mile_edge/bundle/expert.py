@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mile_edge.bundle.adapter_tensors import STORED, Pair, is_of_pair, pair_bytes, read_pairs, write_pairs
 from mile_edge.bundle.checks import check_numbers
 from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.labels import ClassLabel, class_labels
@@ -22,7 +23,8 @@ from mile_edge.bundle.tensor_file import Tensor, content_digest, read_tensors, w
 from mile_edge.errors import ExpertError
 
 FORMAT = "mile-edge-expert"
-SCHEMA = 1
+# Schema 1 knew fp16 only; files in fp16 still say 1, so that an older mile-edge reads them.
+SCHEMA = 2
 MAX_BYTES = 64 << 20
 ADAPTERS = ("low_rank", "self_activated", "none")
 REMEDY = "write it again with this mile-edge"
@@ -38,6 +40,7 @@ class Expert:
     adapter: "low_rank"; "self_activated" for ranks that weigh themselves token by token; or "none" for the base's own
         file and for statistics without an adapter.
     low_rank: layer name -> (A (rank, in), B (out, rank)), scaling already folded into B; empty for "none".
+    stored: "fp16" or "int8", what the file holds A and B in; see `mile_edge.bundle.adapter_tensors`.
     classifier_weight: (C, hidden); classifier_bias: (C,); classes: C labels in the same order.
     mean: (D,) mean of the gate's feature over `count` frames.
     scatter: (D, D) sum of outer products of the centred features.
@@ -53,7 +56,7 @@ class Expert:
     base_sha256: str
     rank: int
     adapter: str
-    low_rank: Mapping[str, tuple[FLOATS, FLOATS]]
+    low_rank: Mapping[str, Pair]
     classifier_weight: FLOATS
     classifier_bias: FLOATS
     classes: tuple[ClassLabel, ...]
@@ -69,13 +72,14 @@ class Expert:
     features: FLOATS | None = None
     attributes: tuple[str, ...] = ()
     package: Package | None = None
+    stored: str = "fp16"
 
     def sizes(self) -> dict[str, int]:
-        """Bytes on disk: "adapter" (fp16), "head" (fp32) and "gate" (statistics in fp32, kept features in fp16)."""
+        """Bytes on disk: "adapter" (as stored), "head" (fp32), "gate" (statistics in fp32, kept features in fp16)."""
         prototypes = 0 if self.prototypes is None else self.prototypes.size
         features = 0 if self.features is None else self.features.size
         return {
-            "adapter": 2 * sum(a.size + b.size for a, b in self.low_rank.values()),
+            "adapter": pair_bytes(self.low_rank, self.stored),
             "head": 4 * (self.classifier_weight.size + self.classifier_bias.size),
             "gate": 4 * (self.mean.size + self.scatter.size + prototypes) + 2 * features,
         }
@@ -94,7 +98,7 @@ def read_expert(path: str | os.PathLike[str]) -> Expert:
     """Read one expert file.
 
     Returns:
-        The expert; arrays are read-only float32, A and B with the precision of the fp16 they are stored in.
+        The expert; arrays are read-only float32, A and B with the precision that they are stored in.
 
     Raises:
         ExpertError: the path is not a plain file of at most 64 MiB, not an expert file, or its numbers make no sense.
@@ -124,13 +128,18 @@ def expert_bytes(expert: Expert) -> bytes:
             check_plain(getattr(expert, name))
         except ValueError as error:
             raise ExpertError(f"{where} has {name} that {error}; give plain JSON values") from None
+    if expert.stored not in STORED:
+        raise ExpertError(f"{where} is to be stored in {shown(expert.stored)}; choose {' or '.join(STORED)}")
+    in_steps = expert.stored == "int8" and bool(expert.low_rank)
+    if in_steps:
+        check_numbers(expert, where)
     try:
         tensors = _tensors(expert)
     except (TypeError, ValueError) as error:
         raise ExpertError(f"{where} has an array that is not numbers ({error}); give numpy arrays") from None
     metadata = {
         "format": FORMAT,
-        "schema": str(SCHEMA),
+        "schema": "2" if in_steps else "1",
         "name": expert.name,
         "base_sha256": expert.base_sha256,
         "rank": str(expert.rank),
@@ -208,22 +217,18 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         raise ExpertError(f"its schema is {schema} and this mile-edge reads up to {SCHEMA}; update mile-edge here")
     meta.integer("schema", 1, SCHEMA)
     adapter = meta.choice("adapter", ADAPTERS)
-    low_rank: dict[str, dict[str, FLOATS]] = {}
+    pairs: dict[str, Tensor] = {}
     plain: dict[str, FLOATS] = {}
     for name, tensor in tensors.items():
-        layer, dot, kind = name.rpartition(".")
-        if dot and kind in ("lora_A", "lora_B"):
-            low_rank.setdefault(layer, {})[kind] = _stored_as(name, tensor, "F16", "F32")
+        if is_of_pair(name):
+            pairs[name] = tensor
         elif name == "gate.features":
             plain[name] = _stored_as(name, tensor, "F16")
         elif name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter", "gate.prototypes"):
             plain[name] = _stored_as(name, tensor, "F32")
         else:
             raise ExpertError(f"tensor {shown(name)} is not part of an expert; {REMEDY}")
-    for layer, pair in low_rank.items():
-        for kind in ("lora_A", "lora_B"):
-            if kind not in pair:
-                raise ExpertError(f"tensor {shown(layer + '.' + kind)} is missing; {REMEDY}")
+    low_rank, stored = read_pairs(pairs)
     for name in ("classifier.weight", "classifier.bias", "gate.mean", "gate.scatter"):
         if name not in plain:
             raise ExpertError(f"tensor {name} is missing; {REMEDY}")
@@ -234,7 +239,8 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         base_sha256=meta.sha256("base_sha256"),
         rank=meta.integer("rank", 0, 1024),
         adapter=adapter,
-        low_rank={layer: (pair["lora_A"], pair["lora_B"]) for layer, pair in sorted(low_rank.items())},
+        low_rank=low_rank,
+        stored=stored,
         classifier_weight=plain["classifier.weight"],
         classifier_bias=plain["classifier.bias"],
         classes=class_labels(meta.inners("classes", 1, 255)),
@@ -259,19 +265,16 @@ def _names(meta: Fields, key: str) -> tuple[str, ...]:
     return tuple(meta.as_text(f"{key}[{index}]", value, 64) for index, value in enumerate(meta.items(key, 0, 256)))
 
 
-def _stored_as(name: str, tensor: Tensor, *allowed: str) -> FLOATS:
-    if tensor.dtype not in allowed:
-        raise ExpertError(f"tensor {shown(name)} has type {tensor.dtype} instead of {' or '.join(allowed)}; {REMEDY}")
+def _stored_as(name: str, tensor: Tensor, dtype: str) -> FLOATS:
+    if tensor.dtype != dtype:
+        raise ExpertError(f"tensor {shown(name)} has type {tensor.dtype} instead of {dtype}; {REMEDY}")
     return tensor.array
 
 
 def _tensors(expert: Expert) -> dict[str, FLOATS]:
-    tensors: dict[str, FLOATS] = {}
     # A number beyond fp16 becomes infinite here and is then refused as such, with the tensor's name.
+    tensors = write_pairs(expert.low_rank, expert.stored)
     with np.errstate(over="ignore"):
-        for layer, (a, b) in expert.low_rank.items():
-            tensors[f"{layer}.lora_A"] = np.asarray(a).astype("<f2")
-            tensors[f"{layer}.lora_B"] = np.asarray(b).astype("<f2")
         tensors["classifier.weight"] = np.asarray(expert.classifier_weight).astype("<f4")
         tensors["classifier.bias"] = np.asarray(expert.classifier_bias).astype("<f4")
         tensors["gate.mean"] = np.asarray(expert.mean).astype("<f4")

@@ -22,7 +22,7 @@ from mile_edge.bundle.strict_json import parse_object, shown
 MAX_HEADER = 1 << 20
 MAX_DIMENSIONS = 4
 MAX_DIMENSION = 2**31
-DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4")}
+DTYPES: dict[str, np.dtype[Any]] = {"F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I8": np.dtype("i1")}
 
 
 class Tensor(NamedTuple):

@@ -54,6 +54,12 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser], note: s
     form.add_argument(
         "--attributes", type=names, help="what its frames show, for an attribute gate (default: sensors and domains)"
     )
+    form.add_argument(
+        "--store",
+        choices=("fp16", "int8"),
+        default="fp16",
+        help="what its file holds A and B in: int8 is half the bytes and rounds each rank to 255 steps (default fp16)",
+    )
     form.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     form.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     form.add_argument(
@@ -85,6 +91,7 @@ def _train_expert(args: argparse.Namespace) -> int:
         centres_of(bundle.manifest.gate),
         kept_of(bundle.manifest.gate),
         args.attributes or (),
+        stored=args.store,
     )
     out = args.out or Path(f"{args.name}.safetensors")
     checkpoint = out.with_name(out.name + ".checkpoint")

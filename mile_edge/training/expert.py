@@ -35,6 +35,7 @@ class ExpertTask:
         centres: k-means centres to keep for a k-means gate; 0 for none.
         kept: features to keep for a probe; 0 for none.
         attributes: what its frames show, for an attribute gate; sensors and domains where empty.
+        stored: what its file holds A and B in, ``fp16`` or ``int8``.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ExpertTask:
     kept: int = 0
     attributes: tuple[str, ...] = ()
     account: dict[str, Any] = field(default_factory=dict)
+    stored: str = "fp16"
 
 
 def train_expert(
@@ -180,6 +182,7 @@ def assemble(
         tap=task.tap,
         training={**training, **task.account},
         scores=scores or {},
+        stored=task.stored if low_rank else "fp16",
     )
 
 
