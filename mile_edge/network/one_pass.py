@@ -115,7 +115,7 @@ class OnePass(nn.Module):
         hook = self._tap.on_feature(choose)
         try:
             if self._tap.own_pass:
-                zeros = torch.zeros(frames.shape[0], dtype=torch.int64)
+                zeros = torch.zeros(frames.shape[0], dtype=torch.int64, device=frames.device)
                 self._route(bank, zeros)
                 self.pool(pixels)
                 hook.remove()

@@ -78,7 +78,7 @@ class RankRouter(RankGate):
 
     def gain(self) -> torch.Tensor:
         """(r,) float32: what each rank was scaled by, on average over all samples so far; 1 with a random router."""
-        return (self._gains / self._samples).float() if self._samples else torch.ones(len(self.votes))
+        return torch.where(self._samples > 0, self._gains / self._samples, 1.0).float()
 
     def _vote(self, share: torch.Tensor) -> torch.Tensor:
         """(1, r): 1 for the ranks that most of the batch's samples want."""
@@ -89,7 +89,8 @@ class RankRouter(RankGate):
 
     @staticmethod
     def _mask(votes: torch.Tensor, count: int) -> torch.Tensor:
-        return torch.zeros(len(votes)).index_fill(0, torch.topk(votes, count).indices, 1.0)
+        none = torch.zeros(len(votes), device=votes.device)
+        return none.index_fill(0, torch.topk(votes, count).indices, 1.0)
 
 
 def overlap(now: torch.Tensor, past: torch.Tensor) -> torch.Tensor:
