@@ -165,6 +165,21 @@ def test_the_rows_of_known_classes_stay_and_new_classes_are_learned(start: tuple
     assert np.array_equal(free.classifier_weight[[0, 2]], own.classifier_weight[[0, 2]])
 
 
+@METHODS
+@pytest.mark.parametrize("keep_head", [True, False])
+def test_a_start_map_leaves_the_rows_of_known_classes_and_serves_the_new(
+    start: tuple[Base, Expert], method: Any, keep_head: bool
+) -> None:
+    base, own = start
+    hardly = Schedule(steps=1, batch=1, lr=1e-9, weight_decay=0.0)
+    # Road is known and the map gives it nothing, the tree is new and starts as the sky.
+    _, state = train(
+        base, replace(method, keep_head=keep_head), own, 1, classes=(TREE, CLASSES[1]), rows=(0, None), schedule=hardly
+    )
+    np.testing.assert_allclose(state.classifier_weight, own.classifier_weight[[0, 1, 2, 0]], atol=1e-6)
+    np.testing.assert_allclose(state.classifier_bias, own.classifier_bias[[0, 1, 2, 0]], atol=1e-6)
+
+
 def test_a_run_that_was_stopped_counts_its_votes_on(start: tuple[Base, Expert], tmp_path: Path) -> None:
     base, own = start
     _, whole = train(base, DAC, own, 1)

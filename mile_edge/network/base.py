@@ -204,20 +204,35 @@ def _from_checkpoint(path: Path, num_classes: int | None) -> Base:
 
 
 @torch.no_grad()
+def chosen_rows(
+    weight: torch.Tensor, bias: torch.Tensor | None, rows: Sequence[int | None]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight (len(rows), ...) and bias (len(rows),) made of a classifier's rows, zeros for ``None``.
+
+    Raises:
+        RecipeError: it has no such row.
+    """
+    beyond = [row for row in rows if row is not None and row >= len(weight)]
+    if beyond:
+        raise RecipeError(f"a class starts from row {beyond[0]} and the base has {len(weight)}; mend the class map")
+    made = weight.new_zeros(len(rows), *weight.shape[1:]), weight.new_zeros(len(rows))
+    for place, row in enumerate(rows):
+        if row is not None:
+            made[0][place] = weight[row]
+            made[1][place] = 0.0 if bias is None else bias[row]
+    return made
+
+
+@torch.no_grad()
 def _with_rows(model: Base, rows: Sequence[int | None]) -> Base:
     """The network with the classifier's rows in another order."""
     parent, _, leaf = describe(model).classifier.rpartition(".")
     old = model.get_submodule(describe(model).classifier)
     assert isinstance(old, nn.Conv2d)
     new = nn.Conv2d(old.in_channels, len(rows), 1)
-    for row, source in enumerate(rows):
-        if source is not None and source >= old.out_channels:
-            raise RecipeError(
-                f"a class starts from row {source} and the base has {old.out_channels}; mend the class map"
-            )
-        new.weight[row] = 0.0 if source is None else old.weight[source]
-        assert new.bias is not None
-        new.bias[row] = 0.0 if source is None or old.bias is None else old.bias[source]
+    assert new.bias is not None
+    for parameter, first in zip((new.weight, new.bias), chosen_rows(old.weight, old.bias, rows), strict=True):
+        parameter.copy_(first)
     setattr(model.get_submodule(parent), leaf, new.requires_grad_(False))
     model.config.num_labels = len(rows)
     return model

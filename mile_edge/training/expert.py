@@ -12,7 +12,7 @@ import torch
 
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import Dataset, LabelledFrame
-from mile_edge.errors import DataError
+from mile_edge.network.base import chosen_rows
 from mile_edge.network.pool import ExpertPool, classifier_parameters
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
@@ -77,7 +77,8 @@ def train_expert(
         start: whose classifier to start from, by class name; the base's own where it is missing.
         go_on: start from its low-rank pairs as well: the same expert learns one more task.
         ranks: a method of ranks that goes on where ``start`` ended, see :mod:`mile_edge.training.rank_pool`.
-        rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing.
+        rows: of that classifier, one for each class, ``None`` for zeros; equal names where they are missing. With
+            ``ranks`` only new classes start from them: known ones go on from their own row.
         tell: is given one sentence where the run goes on from its checkpoint, or cannot.
         device: that the steps run on, "cpu" or "cuda".
 
@@ -86,12 +87,13 @@ def train_expert(
 
     Raises:
         DataError: no labels, or data sets with different classes.
+        RecipeError: ``rows`` names one that the classifier does not have.
     """
     classes = shared_classes([*data, *validation])
     torch.manual_seed(schedule.seed)
     pool.reset(len(classes))
     if start is not None:
-        _start_classifier(pool, start, classes, rows)
+        _start_classifier(pool, start, _starting_rows(start, classes, rows, keep_known=ranks is not None))
         if go_on:
             pool.load_pairs(start)
     if ranks is not None:
@@ -196,19 +198,29 @@ def _held_by(
 
 
 @torch.no_grad()
-def _start_classifier(
-    pool: ExpertPool, start: Expert, classes: tuple[ClassLabel, ...], rows: Sequence[int | None] | None
-) -> None:
-    """Rows of classes the other expert knows are taken over; new classes start at zero."""
-    known = {label.name: row for row, label in enumerate(start.classes)}
+def _start_classifier(pool: ExpertPool, start: Expert, rows: Sequence[int | None]) -> None:
+    """The classifier gets these rows of the other expert's, zeros for ``None``."""
+    held = torch.from_numpy(np.array(start.classifier_weight)), torch.from_numpy(np.array(start.classifier_bias))
+    first = chosen_rows(*held, rows)
     weight, bias = classifier_parameters(pool.classifier)
-    for row, source in enumerate(rows or [known.get(label.name) for label in classes]):
-        weight[row], bias[row] = 0.0, 0.0
-        if source is not None:
-            if source >= len(start.classes):
-                raise DataError(f"the start map names class {source}, and the base has {len(start.classes)} classes")
-            weight[row] = torch.from_numpy(np.array(start.classifier_weight[source]))[:, None, None]
-            bias[row] = float(start.classifier_bias[source])
+    weight.copy_(first[0][:, :, None, None])
+    bias.copy_(first[1])
+
+
+def _starting_rows(
+    start: Expert, classes: tuple[ClassLabel, ...], rows: Sequence[int | None] | None, *, keep_known: bool
+) -> Sequence[int | None]:
+    """For each class the row of ``start`` that it begins with: the named one, else that of its own name.
+
+    Args:
+        keep_known: a class that ``start`` has goes on from its own row, whatever row is named: one adapter serves all
+            tasks, and what earlier ones learned of the class stands in that row.
+    """
+    places = {label.name: row for row, label in enumerate(start.classes)}
+    own = [places.get(label.name) for label in classes]
+    if rows is None:
+        return own
+    return [mine if keep_known and mine is not None else named for mine, named in zip(own, rows, strict=True)]
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
