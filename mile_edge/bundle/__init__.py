@@ -12,8 +12,9 @@ from mile_edge.bundle.labels import ClassLabel
 from mile_edge.bundle.layout import UNUSED_BIAS, LowRankLayer, LowRankLayout, UnpackedRow
 from mile_edge.bundle.loading import verify_bundle
 from mile_edge.bundle.manifest import BaseInfo, ExpertEntry, Manifest, Network
+from mile_edge.bundle.mending import remove_expert, roll_back, withdraw_candidate
 from mile_edge.bundle.novelty import Novelty, Scale
-from mile_edge.bundle.store import Bundle, remove_expert
+from mile_edge.bundle.store import Bundle
 from mile_edge.bundle.trust import Trust
 
 __all__ = [
@@ -43,9 +44,11 @@ __all__ = [
     "read_expert",
     "read_head",
     "remove_expert",
+    "roll_back",
     "set_fusion",
     "set_fusion_head",
     "verify_bundle",
+    "withdraw_candidate",
     "write_expert",
     "write_head",
 ]

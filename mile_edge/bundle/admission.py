@@ -86,14 +86,16 @@ def founded(
     return manifest.with_expert(entry, base_expert.classes), files
 
 
-def entered(manifest: Manifest, arrival: Arrival, *, replaces: bool, downgrade: bool) -> Manifest:
-    """The manifest with the expert live.
+def entered(
+    manifest: Manifest, arrival: Arrival, candidate: Expert | None, *, replaces: bool, downgrade: bool
+) -> Manifest:
+    """The manifest with the expert live, and with room for the classes of the one in shadow, `candidate`.
 
     Raises:
         ExpertError: it does not fit, is older than one seen before, or has the name of another one.
         BundleError: the bundle is full.
     """
-    _check(manifest, arrival, replaces, downgrade)
+    _check(manifest, arrival, candidate, replaces, downgrade)
     versions = with_version(manifest.versions, arrival.expert, arrival.entry.sha256)
     return replace(manifest.with_expert(arrival.entry, arrival.expert.classes), versions=versions)
 
@@ -109,7 +111,7 @@ def entered_in_shadow(manifest: Manifest, arrival: Arrival, plan: ShadowPlan, *,
         raise BundleError(
             f"bundle {manifest.name!r} has {manifest.candidate.name!r} in shadow already; promote or withdraw it first"
         )
-    _check(manifest, arrival, True, downgrade)
+    _check(manifest, arrival, None, True, downgrade)
     if len(manifest.experts) > manifest.capacity:
         raise BundleError(f"bundle {manifest.name!r} is full and a shadow run needs a row; remove an expert first")
     versions = with_version(manifest.versions, arrival.expert, arrival.entry.sha256)
@@ -131,15 +133,19 @@ def promoted(manifest: Manifest, expert: Expert) -> Manifest:
     return replace(manifest.with_expert(entry, expert.classes), candidate=None)
 
 
-def withdrawn(manifest: Manifest) -> Manifest:
-    """The manifest without its candidate.
+def withdrawn(manifest: Manifest, detail: Mapping[str, object] | None = None) -> tuple[Manifest, Change]:
+    """The manifest without its candidate, and what the journal says of it, for which no file need be read.
 
     Raises:
         BundleError: it has none.
     """
-    if manifest.candidate is None:
+    candidate = manifest.candidate
+    if candidate is None:
         raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; there is nothing to withdraw")
-    return replace(manifest, candidate=None)
+    seen = manifest.versions.get(candidate.name)
+    version = seen.version if seen is not None and seen.sha256 == candidate.sha256 else 0
+    what = Change("withdraw", candidate.name, version, candidate.sha256, detail=dict(detail or {}))
+    return replace(manifest, candidate=None), what
 
 
 def restored(target: Manifest, present: Manifest, where: str) -> Manifest:
@@ -183,9 +189,12 @@ def entry_of(name: str, data: bytes) -> ExpertEntry:
     return ExpertEntry(name, expert_file(name, sha256), sha256)
 
 
-def _check(manifest: Manifest, arrival: Arrival, replaces: bool, downgrade: bool) -> None:
+def _check(manifest: Manifest, arrival: Arrival, candidate: Expert | None, replaces: bool, downgrade: bool) -> None:
     _check_room(manifest, arrival.expert.name, arrival.where, replaces)
-    check_fit(arrival.expert, manifest, arrival.where)
+    # A candidate's classes are the bundle's only once it is live, and must still find their places and colours then.
+    pending = () if candidate is None else candidate.classes
+    new = tuple(label for label in pending if label not in manifest.classes)
+    check_fit(arrival.expert, replace(manifest, classes=manifest.classes + new), arrival.where)
     if not downgrade:
         check_version(manifest.versions, arrival.expert, arrival.entry.sha256, arrival.where)
 

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from mile_edge.bundle import history
+from mile_edge.bundle.admission import restored
 from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.checks import check_fit
 from mile_edge.bundle.commit import EXPERTS, MANIFEST, MAX_MANIFEST, strays
@@ -61,14 +63,22 @@ def load_expert(folder: Path, manifest: Manifest, entry: ExpertEntry | Candidate
         raise BundleError(f"{where} has changed since it was added; {remedy}")
     try:
         expert = parse_expert(data, where, check_digest=False)
-        check_fit(expert, manifest, where)
     except ExpertError as error:
         raise BundleError(str(error)) from None
+    _check_place(expert, manifest, entry, where)
     if expert.name != entry.name:
         raise BundleError(f"{where} holds expert {expert.name!r} and the manifest calls it {entry.name!r}; {remedy}")
     if isinstance(entry, ExpertEntry) and not set(expert.classes) <= set(manifest.classes):
         raise BundleError(f"{where} has classes that the manifest lacks; {remedy}")
     return expert
+
+
+def _check_place(expert: Expert, manifest: Manifest, entry: ExpertEntry | Candidate, where: str) -> None:
+    try:
+        check_fit(expert, manifest, where)
+    except ExpertError as error:
+        aside = "" if isinstance(entry, ExpertEntry) else ", or withdraw it (`experts withdraw`)"
+        raise BundleError(f"{error}{aside}") from None
 
 
 def load_head(folder: Path, manifest: Manifest) -> FusionHead | None:
@@ -103,10 +113,30 @@ def load_state(
     experts = tuple(known.get(entry.sha256) or load_expert(folder, manifest, entry) for entry in manifest.experts)
     if experts[0].adapter != "none":
         raise BundleError(f"bundle {named(folder)} has an adapter in row 0, the base's own; export the bundle again")
-    candidate = None
-    if manifest.candidate is not None:
-        candidate = known.get(manifest.candidate.sha256) or load_expert(folder, manifest, manifest.candidate)
+    entry, candidate = manifest.candidate, None
+    if entry is not None:
+        candidate = known.get(entry.sha256)
+        if candidate is None:
+            candidate = load_expert(folder, manifest, entry)
+        # The bundle may have given the places that its classes need to others since it was read.
+        _check_place(candidate, manifest, entry, f"bundle file {named(folder / entry.file)}")
     return experts, candidate, load_head(folder, manifest)
+
+
+def kept_manifest(folder: Path, state: str | None) -> tuple[Manifest, str]:
+    """A state that a bundle keeps, as its next one, and the SHA-256 of its manifest; reads no expert.
+
+    Args:
+        folder: of the bundle.
+        state: the first digits of that SHA-256; the one before the present where it is missing.
+
+    Raises:
+        BundleError: no such state is kept, or it is damaged or of another network.
+    """
+    text = manifest_text(folder)
+    present = parsed_manifest(folder, text)
+    target = history.find_state(folder, state, hashlib.sha256(text).hexdigest())
+    return restored(parsed_manifest(folder, history.read_state(target)), present, named(folder)), target.sha256
 
 
 def verify_bundle(path: str | os.PathLike[str]) -> list[str]:

@@ -6,16 +6,15 @@ leaves the old or the new state; what a killed run leaves behind is swept by the
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mile_edge.bundle import admission, commit, history
+from mile_edge.bundle import admission, commit
 from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.files import named
@@ -24,6 +23,7 @@ from mile_edge.bundle.gate import SUCCESSIVE_KINDS, Gate
 from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import (
     check_network,
+    kept_manifest,
     load_head,
     load_state,
     manifest_text,
@@ -168,7 +168,9 @@ class Bundle:
             now = self.current()
             known = any(entry.name == arrival.expert.name for entry in now.manifest.experts)
             if shadow is None:
-                manifest = admission.entered(now.manifest, arrival, replaces=replaces, downgrade=downgrade)
+                manifest = admission.entered(
+                    now.manifest, arrival, now.candidate, replaces=replaces, downgrade=downgrade
+                )
                 what = arrival.change("replace" if known else "add")
             else:
                 manifest = admission.entered_in_shadow(now.manifest, arrival, shadow, downgrade=downgrade)
@@ -182,7 +184,14 @@ class Bundle:
         Raises:
             BundleError: there is none, or the bundle is full, locked, damaged or not writable; nothing has changed.
         """
-        return self._settle("live", admission.promoted, detail)
+        with locked(self.path):
+            now = self.current()
+            if now.candidate is None or now.manifest.candidate is None:
+                raise BundleError(f"bundle {named(self.path)} has no expert in shadow; add one with a shadow run first")
+            manifest = admission.promoted(now.manifest, now.candidate)
+            what = admission.change_of("live", now.candidate, now.manifest.candidate.sha256, detail=detail)
+            commit.change(self.path, manifest, {}, what)
+        return now._with(manifest)
 
     def withdraw(self, detail: Mapping[str, object] | None = None) -> Bundle:
         """Drop the candidate; `detail` is for the journal.
@@ -190,19 +199,12 @@ class Bundle:
         Raises:
             BundleError: there is none, or the bundle is locked, damaged or not writable; nothing has changed.
         """
-        return self._settle("withdraw", lambda manifest, _: admission.withdrawn(manifest), detail)
-
-    def _settle(
-        self, action: str, after: Callable[[Manifest, Expert], Manifest], detail: Mapping[str, object] | None
-    ) -> Bundle:
         with locked(self.path):
-            now = self.current()
-            if now.candidate is None or now.manifest.candidate is None:
-                raise BundleError(f"bundle {named(self.path)} has no expert in shadow; add one with a shadow run first")
-            manifest = after(now.manifest, now.candidate)
-            what = admission.change_of(action, now.candidate, now.manifest.candidate.sha256, detail=detail)
+            manifest, what = admission.withdrawn(parsed_manifest(self.path, manifest_text(self.path)), detail)
+            # Also a candidate that does not fit: what is needed is the state without it.
+            bundle = self._load(self.path, manifest, self._known(manifest))
             commit.change(self.path, manifest, {}, what)
-        return now._with(manifest)
+        return bundle
 
     def as_if_live(self) -> Bundle | None:
         """The bundle with its candidate live, in memory only; None where it has none.
@@ -245,15 +247,10 @@ class Bundle:
                 or not writable; nothing has changed.
         """
         with locked(self.path):
-            text = manifest_text(self.path)
-            present = parsed_manifest(self.path, text)
-            target = history.find_state(self.path, state, hashlib.sha256(text).hexdigest())
-            manifest = admission.restored(
-                parsed_manifest(self.path, history.read_state(target)), present, named(self.path)
-            )
+            manifest, target = kept_manifest(self.path, state)
             # Also from a bundle with a damaged file: what is needed is the state that is gone back to.
             bundle = self._load(self.path, manifest, self._known(manifest))
-            commit.change(self.path, manifest, {}, Change("rollback", detail={"to": target.sha256}))
+            commit.change(self.path, manifest, {}, Change("rollback", detail={"to": target}))
         return bundle
 
     def set_gate(self, gate: Gate) -> Bundle:
@@ -301,14 +298,3 @@ class Bundle:
     @classmethod
     def _load(cls, folder: Path, manifest: Manifest, known: Mapping[str, Expert]) -> Bundle:
         return cls(folder, manifest, *load_state(folder, manifest, known))
-
-
-def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
-    """As `Bundle.remove`, but reading no expert, so that a bundle with a damaged file can be mended."""
-    folder = Path(path)
-    parsed_manifest(folder, manifest_text(folder)).without_expert(name)
-    with locked(folder):
-        now = parsed_manifest(folder, manifest_text(folder))
-        new = now.without_expert(name)
-        commit.change(folder, new, {}, admission.removal(now, name))
-    return new

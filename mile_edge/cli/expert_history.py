@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mile_edge.bundle import Bundle
+from mile_edge.bundle import Bundle, roll_back, withdraw_candidate
 from mile_edge.bundle.candidate import ShadowPlan
 from mile_edge.bundle.files import named
 from mile_edge.bundle.history import states
@@ -84,7 +84,7 @@ def history(args: argparse.Namespace) -> int:
 
 def rollback(args: argparse.Namespace) -> int:
     """Go back to an earlier state."""
-    manifest = Bundle.open(args.bundle).rollback(args.to).manifest
+    manifest = roll_back(args.bundle, args.to).manifest
     names = [entry.name for entry in manifest.experts]
     if args.json:
         write_json({"experts": names, "candidate": manifest.candidate and manifest.candidate.name})
@@ -102,7 +102,7 @@ def promote(args: argparse.Namespace) -> int:
 
 def withdraw(args: argparse.Namespace) -> int:
     """Drop the expert in shadow."""
-    manifest = Bundle.open(args.bundle).withdraw().manifest
+    manifest = withdraw_candidate(args.bundle)
     return _settled(args, [entry.name for entry in manifest.experts], "withdrawn")
 
 
