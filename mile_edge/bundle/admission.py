@@ -119,6 +119,21 @@ def entered_in_shadow(manifest: Manifest, arrival: Arrival, plan: ShadowPlan, *,
     return replace(manifest, candidate=candidate, versions=versions)
 
 
+def check_meant(manifest: Manifest, meant: Candidate | None) -> None:
+    """Refuse to settle another candidate than the one that is meant, under whatever name or plan; None means any.
+
+    Raises:
+        BundleError: another is in shadow.
+    """
+    found = manifest.candidate
+    if meant is None or found is None or found == meant:
+        return
+    told = f"another {found.name!r} in shadow now"
+    if found.name != meant.name:
+        told = f"{found.name!r} in shadow now and no longer {meant.name!r}"
+    raise BundleError(f"bundle {manifest.name!r} has {told}; see how that one does before it is promoted or withdrawn")
+
+
 def promoted(manifest: Manifest, expert: Expert) -> Manifest:
     """The manifest with its candidate, `expert`, live and none in shadow.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mile_edge.bundle import admission, commit
-from mile_edge.bundle.candidate import ShadowPlan
+from mile_edge.bundle.candidate import Candidate, ShadowPlan
 from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.fusion_head import FusionHead
@@ -178,14 +178,20 @@ class Bundle:
             commit.change(self.path, manifest, {arrival.entry.file: arrival.data}, what)
         return replace(now._with(manifest, arrival.expert, arrival.entry), newest=arrival.entry.name)
 
-    def promote(self, detail: Mapping[str, object] | None = None) -> Bundle:
-        """Put the candidate live, in a new row or in that of the expert of its name; `detail` is for the journal.
+    def promote(self, detail: Mapping[str, object] | None = None, meant: Candidate | None = None) -> Bundle:
+        """Put the candidate live, in a new row or in that of the expert of its name.
+
+        Args:
+            detail: for the journal.
+            meant: the one that is to go live; whichever is in shadow where it is missing.
 
         Raises:
-            BundleError: there is none, or the bundle is full, locked, damaged or not writable; nothing has changed.
+            BundleError: there is none, or another, or the bundle is full, locked, damaged or not writable; nothing has
+                changed.
         """
         with locked(self.path):
             now = self.current()
+            admission.check_meant(now.manifest, meant)
             if now.candidate is None or now.manifest.candidate is None:
                 raise BundleError(f"bundle {named(self.path)} has no expert in shadow; add one with a shadow run first")
             manifest = admission.promoted(now.manifest, now.candidate)
@@ -193,14 +199,17 @@ class Bundle:
             commit.change(self.path, manifest, {}, what)
         return now._with(manifest)
 
-    def withdraw(self, detail: Mapping[str, object] | None = None) -> Bundle:
-        """Drop the candidate; `detail` is for the journal.
+    def withdraw(self, detail: Mapping[str, object] | None = None, meant: Candidate | None = None) -> Bundle:
+        """Drop the candidate; arguments as of `promote`.
 
         Raises:
-            BundleError: there is none, or the bundle is locked, damaged or not writable; nothing has changed.
+            BundleError: there is none, or another, or the bundle is locked, damaged or not writable; nothing has
+                changed.
         """
         with locked(self.path):
-            manifest, what = admission.withdrawn(parsed_manifest(self.path, manifest_text(self.path)), detail)
+            present = parsed_manifest(self.path, manifest_text(self.path))
+            admission.check_meant(present, meant)
+            manifest, what = admission.withdrawn(present, detail)
             # Also a candidate that does not fit: what is needed is the state without it.
             bundle = self._load(self.path, manifest, self._known(manifest))
             commit.change(self.path, manifest, {}, what)

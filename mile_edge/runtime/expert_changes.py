@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle, ShadowPlan, Trust
+from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.commit import MANIFEST
 from mile_edge.errors import MileError
 from mile_edge.runtime.backends import Backend
@@ -111,22 +112,22 @@ class ExpertChanges(ABC):
         return self._shadow.wait(seconds)
 
     def promote(self) -> None:
-        """Put the expert in shadow live at once.
+        """Put the expert in shadow live at once, the one that :attr:`shadow` tells of.
 
         Raises:
-            BundleError: there is none, or the bundle cannot be written; nothing has changed.
+            BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.promote(self._summary()))
+            self._publish(self._bundle.promote(self._summary(), self._shadow.candidate))
 
     def withdraw(self) -> None:
-        """Drop the expert in shadow.
+        """Drop the expert in shadow, the one that :attr:`shadow` tells of.
 
         Raises:
-            BundleError: there is none, or the bundle cannot be written; nothing has changed.
+            BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.withdraw(self._summary()))
+            self._publish(self._bundle.withdraw(self._summary(), self._shadow.candidate))
 
     def rollback(self, state: str | None = None) -> None:
         """Go back to a state that the bundle keeps, by default the one before the last change; no frame is delayed.
@@ -199,17 +200,23 @@ class ExpertChanges(ABC):
             spent = time.perf_counter() - started
         return Comparison(np.asarray(mask[0]), bool(np.argmax(judged - distance[0]) == row), spent * 1e3)
 
-    def _settle(self, report: ShadowReport) -> str:
+    def _settle(self, candidate: Candidate, report: ShadowReport) -> str:
         """At the end of a shadow run: live, or withdrawn when it did not show what its plan asks for."""
         with self._changing():
+            now = self._bundle.current()
+            if now.manifest.candidate != candidate:
+                # Another process took it out meanwhile: what is there now is no business of this run.
+                self._publish(now)
+                return "left"
             if report.passes:
-                self._publish(self._bundle.promote(report.summary()))
+                self._publish(self._bundle.promote(report.summary(), candidate))
                 return "live"
-            self._publish(self._bundle.withdraw(report.summary()))
+            self._publish(self._bundle.withdraw(report.summary(), candidate))
             return "withdrawn"
 
     def _summary(self) -> dict[str, Any]:
-        report = self._shadow.report()
+        """What the run going on has found."""
+        report = None if self._shadow.candidate is None else self._shadow.report()
         return {} if report is None else report.summary()
 
     def _drained(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle, ShadowPlan
+from mile_edge.bundle.candidate import Candidate
 from mile_edge.errors import MileError
 from mile_edge.runtime.bank import GateState
 from mile_edge.runtime.gate_inputs import NEVER
@@ -145,7 +146,7 @@ class ShadowRun:
     def wait(self, seconds: float | None = None) -> bool:
         """Until nothing is being compared or settled; False when that took longer."""
         with self._wake:
-            return self._wake.wait_for(lambda: not self._busy or self._outcome != "running", seconds)
+            return self._wake.wait_for(lambda: not self._busy, seconds)
 
     def end(self) -> None:
         """Compare no more; a pass that is running is left to finish by itself."""
@@ -164,6 +165,9 @@ class ShadowRun:
             with self._wake:
                 self._wake.wait_for(lambda: self._waiting is not None or self._outcome != "running")
                 if self._outcome != "running":
+                    # A sample that came last is compared no more, and nobody is to wait for it.
+                    self._busy = False
+                    self._wake.notify_all()
                     return
                 sample, self._waiting = self._waiting, None
             try:
@@ -206,15 +210,19 @@ class ShadowWatch:
 
     Args:
         compare: runs one shadow pass.
-        settle: makes a candidate live or withdraws it.
+        settle: makes this candidate live or withdraws it, and no other; says which.
     """
 
     def __init__(
-        self, compare: Callable[[str, Sample], Comparison | None], settle: Callable[[ShadowReport], str]
+        self,
+        compare: Callable[[str, Sample], Comparison | None],
+        settle: Callable[[Candidate, ShadowReport], str],
     ) -> None:
         self._compare, self._settle = compare, settle
         self._run: ShadowRun | None = None
         self._of: tuple[object, ...] = ()
+        #: Whom the run going on is about; None while there is none.
+        self.candidate: Candidate | None = None
 
     def follow(self, bundle: Bundle) -> None:
         """Begin or end the run as the bundle has a candidate or none; the same one under the same classes goes on."""
@@ -223,13 +231,14 @@ class ShadowWatch:
         of = () if view is None else (candidate, view.manifest.classes)
         if of == self._of:
             return
-        if self._run is not None:
-            self._run.end()
-        self._of = of
+        before, self._of, self.candidate = self._run, of, candidate
         if view is not None and candidate is not None:
             classes = tuple(label.name for label in view.manifest.classes)
-            compare = partial(self._compare, candidate.name)
-            self._run = ShadowRun(candidate.name, candidate.plan, classes, compare, self._settle)
+            compare, settle = partial(self._compare, candidate.name), partial(self._settle, candidate)
+            self._run = ShadowRun(candidate.name, candidate.plan, classes, compare, settle)
+        # Whoever waits for the old one finds the new one in its place.
+        if before is not None:
+            before.end()
 
     def offer(self, frames: Any, masks: Any, bias: np.ndarray) -> None:
         """As `ShadowRun.offer`; frames and masks on a device are not taken."""
