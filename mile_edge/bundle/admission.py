@@ -144,7 +144,7 @@ def promoted(manifest: Manifest, expert: Expert) -> Manifest:
     if candidate is None:
         raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; add one with a shadow run first")
     entry = ExpertEntry(candidate.name, candidate.file, candidate.sha256)
-    _check_room(replace(manifest, candidate=None), candidate.name, f"expert {candidate.name!r}", replaces=True)
+    check_room(replace(manifest, candidate=None), candidate.name, f"expert {candidate.name!r}", replaces=True)
     return replace(manifest.with_expert(entry, expert.classes), candidate=None)
 
 
@@ -205,7 +205,7 @@ def entry_of(name: str, data: bytes) -> ExpertEntry:
 
 
 def _check(manifest: Manifest, arrival: Arrival, candidate: Expert | None, replaces: bool, downgrade: bool) -> None:
-    _check_room(manifest, arrival.expert.name, arrival.where, replaces)
+    check_room(manifest, arrival.expert.name, arrival.where, replaces=replaces)
     # A candidate's classes are the bundle's only once it is live, and must still find their places and colours then.
     pending = () if candidate is None else candidate.classes
     new = tuple(label for label in pending if label not in manifest.classes)
@@ -214,7 +214,13 @@ def _check(manifest: Manifest, arrival: Arrival, candidate: Expert | None, repla
         check_version(manifest.versions, arrival.expert, arrival.entry.sha256, arrival.where)
 
 
-def _check_room(manifest: Manifest, name: str, where: str, replaces: bool) -> None:
+def check_room(manifest: Manifest, name: str, where: str, *, replaces: bool = False) -> None:
+    """Refuse an expert for its name alone, or for want of a row: known before a training has cost hours.
+
+    Raises:
+        ExpertError: the bundle has one of this name, and it is the base's or not to be replaced.
+        BundleError: the bundle is full.
+    """
     names = [entry.name for entry in manifest.experts]
     if name == names[0]:
         raise ExpertError(f"{where} is named {name!r} like the bundle's base, which stays; give it another name")

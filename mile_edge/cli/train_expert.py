@@ -115,15 +115,13 @@ def _train_expert(args: argparse.Namespace) -> int:
 
 def _check_name(args: argparse.Namespace, bundle: Bundle) -> None:
     """Refuse now what the bundle would refuse after all the training."""
+    from mile_edge.bundle.admission import check_room
     from mile_edge.bundle.strict_json import NAME
 
     if not NAME.fullmatch(args.name):
         raise DataError(f"--name is {args.name!r}; use lower-case letters, digits, - and _ (at most 64)")
-    taken = [entry.name for entry in bundle.manifest.experts]
-    if args.add and args.name in taken:
-        raise DataError(f"{args.bundle} has an expert {args.name!r} already; remove it first or give another --name")
-    if args.add and len(taken) > bundle.manifest.capacity:
-        raise DataError(f"{args.bundle} is full with {bundle.manifest.capacity} experts; remove one before --add")
+    if args.add:
+        check_room(bundle.manifest, args.name, f"--name {args.name}")
 
 
 def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDataset | LabelledBag:

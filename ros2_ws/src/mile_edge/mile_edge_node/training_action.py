@@ -15,6 +15,7 @@ from rclpy.action import ActionClient, ActionServer, CancelResponse, GoalRespons
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode
 
+from mile_edge.bundle.admission import check_room
 from mile_edge.errors import ExpertError, MileError
 from mile_edge.workers.limits import Limits, cores_for_training, memory_for_training, read_cores
 from mile_edge_node.expert_services import fill_loaded
@@ -147,6 +148,7 @@ class TrainingAction:
         # A node that was killed after the training and before its end has only the last step left.
         trained = unfinished.read() == order and out.exists()
         if not trained:
+            check_room(session.segmenter.manifest, goal.name, f"the expert {goal.name!r} to train")
             check_interpreter(python)
             out.unlink(missing_ok=True)
         unfinished.keep(order)
@@ -164,20 +166,30 @@ class TrainingAction:
                         f"the training of {goal.name!r} ended with the node, which goes on with it once active",
                     )
             tell("adding", TrainingProgress())
-            self._add(session, out)
+            frames = self._add(session, out)
         finally:
             if ended:
                 unfinished.forget()
         out.unlink(missing_ok=True)
+        if frames:
+            return (
+                True,
+                f"expert {goal.name!r} is trained; its masks are published once it is compared on {frames} frames",
+            )
         return True, f"expert {goal.name!r} is trained and added; the next frame may use it"
 
-    def _add(self, session: Session, out: Path) -> None:
-        digest = hashlib.sha256(out.read_bytes()).hexdigest()
-        if any(entry.sha256 == digest for entry in session.segmenter.manifest.experts):
+    def _add(self, session: Session, out: Path) -> int:
+        """Add what was trained; on how many frames it is compared before it goes live."""
+        digest, manifest = hashlib.sha256(out.read_bytes()).hexdigest(), session.segmenter.manifest
+        frames = int(self._settings["shadow_frames"])
+        if any(entry.sha256 == digest for entry in manifest.experts):
             # The node was killed just after it had been added.
-            return
+            return 0
+        if manifest.candidate is not None and manifest.candidate.sha256 == digest:
+            return frames
         try:
-            session.segmenter.add_expert(out)
+            session.segmenter.add_expert(out, shadow=frames or None)
+            return frames
         except MileError as problem:
             raise ExpertError(f"{str(problem).rstrip('.')}; the trained expert lies in {out}") from None
 

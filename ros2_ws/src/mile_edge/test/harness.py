@@ -152,6 +152,14 @@ class Bench:
         assert answered.wait(patience), f"no answer from {key}"
         return future.result()
 
+    def within(self, call: Callable[[], Any], patience: float = PATIENCE) -> Any:
+        """What a call gives in the thread that spins, so that no answer can come before the call has ended."""
+        done = threading.Event()
+        task = self._executor.create_task(call)
+        task.add_done_callback(lambda _: done.set())
+        assert done.wait(patience)
+        return task.result()
+
     def ask(self, name: str, /, **fields: Any) -> Any:
         """Call one of the segmenter's own services."""
         return self.call(SERVICES[name], name, SERVICES[name].Request(**fields))

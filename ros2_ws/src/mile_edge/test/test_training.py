@@ -40,6 +40,9 @@ def test_without_torch_the_answer_names_the_interpreter_and_what_to_do(
     assert "does not exist" in result.result.message
     result = Goal(bench, client, data=str(tmp_path), name="No Name").result()
     assert "lower-case letters" in result.result.message
+    # What would be refused after hours of training is refused before them.
+    result = Goal(bench, client, data=str(tmp_path), name="fog").result()
+    assert "one in the bundle" in result.result.message
     assert len(result.result.experts) == 8
 
 
@@ -109,3 +112,8 @@ def test_an_expert_is_trained_on_the_robot_and_added(
     assert "mist" in result.result.experts
     assert bench.set(expert="mist")[0].successful
     eventually(lambda: until_flowing(camera, image(frames["fog"], "rgb8", 1), status).expert == "mist", "its masks")
+    # The parameter that holds for experts from elsewhere holds for one's own.
+    assert bench.set(shadow_frames=30)[0].successful
+    result = Goal(bench, client, data=str(tmp_path / "mist"), name="haze", gate_only=True).result(300)
+    assert "compared on 30 frames" in result.result.message
+    assert "haze" not in result.result.experts
