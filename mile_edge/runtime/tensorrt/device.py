@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -29,6 +30,10 @@ _REMEDIES = {
     700: "the device reported an illegal address; restart the program",
     999: "the device was lost; restart the program, and the machine if nvidia-smi does not answer",
 }
+
+
+# Addresses of arrays that were dropped instead of closed, given back before more is reserved or anything is closed.
+_FORGOTTEN: deque[int] = deque()
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,13 @@ def find_device(index: int = 0) -> DeviceInfo:
     return DeviceInfo(name, f"{properties.major}.{properties.minor}")
 
 
+class Block(Protocol):
+    """Device memory to copy from or to."""
+
+    address: int
+    bytes: int
+
+
 class DeviceArray:
     """Device memory with a shape and a type, at one address for life.
 
@@ -98,6 +110,8 @@ class DeviceArray:
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype | type) -> None:
+        self.address = 0
+        _free_forgotten()
         self.shape, self.dtype = shape, np.dtype(dtype)
         self.bytes = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
         self.address = int(checked(runtime().cudaMalloc(max(1, self.bytes)), f"reserving {self.bytes} bytes"))
@@ -119,11 +133,20 @@ class DeviceArray:
             # After a lost device even this fails, and there is nothing left to free.
             runtime().cudaFree(self.address)
             self.address = 0
+        _free_forgotten()
 
     def __del__(self) -> None:
-        # A mask that was left on the device and forgotten; at the interpreter's end there may be no runtime any more.
-        with contextlib.suppress(Exception):
-            self.close()
+        # The garbage collector comes at any moment, within a graph's capture too, and freeing is forbidden there.
+        if self.address:
+            _FORGOTTEN.append(self.address)
+            self.address = 0
+
+
+def _free_forgotten() -> None:
+    # Another thread may take the last one in between.
+    with contextlib.suppress(IndexError):
+        while True:
+            runtime().cudaFree(_FORGOTTEN.popleft())
 
 
 class PinnedArray:
@@ -161,12 +184,12 @@ class Stream:
         assert source.flags.c_contiguous
         self._copy(target.address + offset, source.ctypes.data, source.nbytes, _HOST_TO_DEVICE)
 
-    def download(self, target: np.ndarray, source: DeviceArray) -> None:
+    def download(self, target: np.ndarray, source: Block) -> None:
         """Copy a device array to a C-contiguous host array."""
         assert target.flags.c_contiguous
         self._copy(target.ctypes.data, source.address, source.bytes, _DEVICE_TO_HOST)
 
-    def copy(self, target: DeviceArray, address: int) -> None:
+    def copy(self, target: Block, address: int) -> None:
         """Fill the target from other device memory."""
         self._copy(target.address, address, target.bytes, _DEVICE_TO_DEVICE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ from mile_edge.errors import BackendError
 from mile_edge.runtime.bank import GateState
 from mile_edge.runtime.tensorrt.api import Api
 from mile_edge.runtime.tensorrt.device import DeviceArray, Graph, PinnedArray, Stream
+from mile_edge.runtime.tensorrt.lent import LendingPool, LentArray
 
 OUTPUTS = ("mask", "confidence", "expert", "distance")
 _WARM_UP = 2
+_LOG = logging.getLogger("mile_edge.tensorrt")
 
 
 class Lane:
@@ -33,12 +36,16 @@ class Lane:
         self._seen: GateState | None = None
         self._graph: Graph | None = None
         self._runs = 0
+        self._may_capture = True
         try:
             self._stream = self._own(Stream())
             self._context = _context(api, engine)
             self._device = {name: self._buffer(engine, name, state, batch) for name in _names(engine) if name != "bank"}
             self._host = {
                 name: self._own(PinnedArray(array.shape, array.dtype)) for name, array in self._device.items()
+            }
+            self._lent = {
+                name: self._own(LendingPool(self._device[name].shape, self._device[name].dtype)) for name in OUTPUTS[:2]
             }
             for name, array in (*self._device.items(), ("bank", bank)):
                 if name not in OUTPUTS and not self._context.set_input_shape(name, array.shape):
@@ -55,19 +62,20 @@ class Lane:
             frames: (B, H, W, 3) uint8 at the network's size, a NumPy array or anything on this device with
                 ``__cuda_array_interface__``.
             bias: (B, E) float32.
-            on_device: leave mask and confidence on the device.
+            on_device: leave mask and confidence on the device, in memory that is used again once they are dropped;
+                they may be held longer than the lane lives.
 
         Returns:
-            mask, confidence, expert, distance; new arrays that the caller owns, ready when this returns.
+            mask, confidence, expert, distance; arrays that the caller owns, ready when this returns.
         """
         self._take(frames)
         self._pass(state, bias)
         stay = OUTPUTS[:2] if on_device else ()
-        kept: list[DeviceArray] = []
+        kept: list[LentArray] = []
         try:
             for name in OUTPUTS:
                 if name in stay:
-                    kept.append(DeviceArray(self._device[name].shape, self._device[name].dtype))
+                    kept.append(self._lent[name].take())
                     self._stream.copy(kept[-1], self._device[name].address)
                 else:
                     self._stream.download(self._host[name].array, self._device[name])
@@ -115,10 +123,19 @@ class Lane:
             return
         self._enqueue()
         self._runs += 1
-        if self._runs >= _WARM_UP:
+        if self._runs >= _WARM_UP and self._may_capture:
             # The first passes may still load kernels and reserve memory, which a capture does not allow.
             self._stream.synchronise()
-            self._graph = self._stream.capture(self._enqueue)
+            self._graph = self._captured()
+
+    def _captured(self) -> Graph | None:
+        """The network as a graph, or nothing, for good: each pass is then queued anew, as this one already was."""
+        try:
+            return self._stream.capture(self._enqueue)
+        except BackendError as error:
+            self._may_capture = False
+            _LOG.warning("frames go on without a CUDA graph, a little slower: %s", error)
+            return None
 
     def _enqueue(self) -> None:
         if not self._context.execute_async_v3(self._stream.address):
