@@ -49,6 +49,7 @@ def compile_source(code: str, headers: Path, architecture: str, instance: str = 
 
 def _filled(size: Any, fill: Any, program: Any) -> bytes:
     _, length = size(program)
-    buffer = b" " * length
+    # Written into: bytes may be shared with whatever else in the process holds the same ones.
+    buffer = bytearray(length)
     fill(program, buffer)
-    return buffer
+    return bytes(buffer)
