@@ -41,6 +41,26 @@ def test_mixing_channels_before_upsampling_is_the_published_decoder() -> None:
         assert torch.allclose(ours(PIXELS).logits, published(PIXELS).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        torch.nn.Linear(8, 6),
+        torch.nn.Conv2d(8, 6, 1),
+        torch.nn.Conv2d(8, 8, 3, stride=2, padding=2, dilation=2, groups=4),
+    ],
+    ids=["linear", "pixel", "grouped"],
+)
+def test_a_layers_untrained_path_is_exactly_the_frozen_layer_whose_hooks_run(frozen: torch.nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 8) if isinstance(frozen, torch.nn.Linear) else torch.randn(2, 8, 33, 47)
+    seen: list[torch.Tensor] = []
+    with torch.no_grad():
+        expected = frozen(x)
+        frozen.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        assert torch.equal(LowRankLinear(frozen, 4)(x), expected)
+    assert len(seen) == 1
+
+
 def test_an_untrained_expert_is_exactly_the_base() -> None:
     network = base()
     with torch.no_grad():

@@ -173,15 +173,30 @@ class LowRankLinear(LowRankPath):
             RecipeError: the layer runs before the gate has chosen an expert.
         """
         self._refuse_while_held()
-        if self._bank is None and isinstance(self.frozen, nn.Linear):
-            return self.frozen(x) + self._own_path(x)
+        if self._bank is None:
+            return self.frozen(x) + self._own_path_beside(x)
         if isinstance(self.frozen, nn.Linear):
             y = self._run(x, x.flatten(1, -2))
             return y.reshape(*x.shape[:-1], self.out_features)
+        centres = self._centres(x)
+        return self._as_map(self._run(x, centres.flatten(2).transpose(1, 2)), centres)
+
+    def _own_path_beside(self, x: torch.Tensor) -> torch.Tensor:
+        """What is added to the frozen layer's output, in its shape."""
+        if isinstance(self.frozen, nn.Linear):
+            return self._own_path(x)
+        centres = self._centres(x)
+        return self._as_map(self._own_path(centres.flatten(2).transpose(1, 2)), centres)
+
+    def _centres(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, in, h, w): what lies under the kernel's centre wherever a convolution puts it."""
+        assert isinstance(self.frozen, nn.Conv2d)
         stride = self.frozen.stride[0]
-        centres = x if stride == 1 else x[:, :, ::stride, ::stride]
-        y = self._run(x, centres.flatten(2).transpose(1, 2))
-        return y.transpose(1, 2).reshape(x.shape[0], self.out_features, *centres.shape[2:])
+        return x if stride == 1 else x[:, :, ::stride, ::stride]
+
+    def _as_map(self, tokens: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        """(B, N, out) tokens as a map (B, out, h, w) of the size of another."""
+        return tokens.transpose(1, 2).reshape(like.shape[0], self.out_features, *like.shape[2:])
 
     def _run(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self._beside(x, tokens) if self._weights is None else self._mixed(x, tokens)
@@ -189,8 +204,7 @@ class LowRankLinear(LowRankPath):
     def _beside(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The frozen layer and one path for each sample beside it: (B, N, out)."""
         product = self._product(x, tokens)
-        bias = self._bias(product)
-        return product + (self._own_path(tokens) + bias) if self._bank is None else self._routed(product, bias, tokens)
+        return self._routed(product, self._bias(product), tokens)
 
     def _mixed(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The frozen layer with several experts' updates added to its weight: (B, N, out)."""
@@ -200,9 +214,8 @@ class LowRankLinear(LowRankPath):
         samples = self._expert.shape[0]
         whole = tokens if tokens.shape[0] == samples else tokens.reshape(samples, -1, tokens.shape[-1])
         apart = not self._is_product
-        weight = self.frozen.weight.new_zeros(self.out_features, self.in_features)
-        if not apart:
-            weight = self.frozen.weight.flatten(1)
+        frozen = self.frozen.weight
+        weight = frozen.new_zeros(self.out_features, self.in_features) if apart else frozen.flatten(1)
         mixed = low_rank_mix(
             whole, weight, self._bias(tokens), self._bank, self._expert, self._weights, self._offset, self.rank
         )
