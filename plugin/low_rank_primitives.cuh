@@ -1,6 +1,6 @@
 // What one thread asks of the machine: 16-byte accesses, number formats and the tensor cores.
 //
-// No header is included, so nvcc and NVRTC compile this alike. tests/plugin_simt.h stands in for this file when the
+// No header is included, so nvcc and NVRTC compile this alike. tests/plugin/simt.h stands in for this file when the
 // kernel's own source is run on a processor: whatever is not plain C++ belongs here.
 #pragma once
 
