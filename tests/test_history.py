@@ -135,6 +135,19 @@ def test_a_torn_last_line_is_recognised_and_hides_no_other(
     assert len(journal(bundle.path).records) == count + 1
 
 
+def test_a_change_with_a_long_story_is_told_without_it(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, make_expert("fog")).add(
+        write_file(tmp_path, make_expert("rain", 1)), shadow=ShadowPlan(5)
+    )
+    story = {"frames": 5, "per_class": {f"ö{number}" * 8: 0.5 for number in range(400)}}
+    bundle.promote(story)
+    told_of = journal(bundle.path)
+    assert told_of.torn == 0
+    assert (told_of.records[-1].change.action, told_of.records[-1].change.detail) == ("live", {"frames": 5})
+    Bundle.open(bundle.path).remove("rain")
+    assert journal(bundle.path).broken == ()
+
+
 def test_lines_that_were_altered_or_taken_out_are_noticed(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path, *(make_expert(f"e{number}") for number in range(4)))
     path = bundle.path / JOURNAL

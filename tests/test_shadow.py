@@ -14,6 +14,7 @@ from bundle_makers import another
 from mile_edge.bundle import Bundle, ClassLabel, Expert, ShadowPlan, write_expert
 from mile_edge.errors import BundleError, RecipeError
 from mile_edge.runtime import Segmenter
+from mile_edge.runtime.shadow import Sample, ShadowRun
 
 PATIENCE_S = 120
 
@@ -155,3 +156,18 @@ def test_one_candidate_at_a_time_and_only_where_there_is_a_row_for_it(tiny_bundl
     for wrong in ({"frames": 0}, {"frames": 5, "every": 0}, {"frames": 5, "min_agreement": 2.0}):
         with pytest.raises(RecipeError, match="of a shadow run is"):
             ShadowPlan(**wrong)
+
+
+def test_a_comparison_that_fails_in_a_way_nobody_foresaw_ends_the_run_and_says_so() -> None:
+    def exhausted(sample: Sample) -> None:
+        raise MemoryError("no memory for a second pass")
+
+    run = ShadowRun("mist", ShadowPlan(10, every=1), ("sky", "road"), exhausted, lambda report: "live")
+    frame = np.zeros((1, 4, 4, 3), np.uint8)
+    run.offer(frame, frame[..., 0], np.zeros((1, 3), np.float32))
+    assert run.wait(PATIENCE_S)
+    report = run.report()
+    assert report.outcome == "left" and "no memory" in report.problem
+    run.offer(frame, frame[..., 0], np.zeros((1, 3), np.float32))
+    assert run.wait(PATIENCE_S), "nobody waits for a run that is over"
+    run.join()

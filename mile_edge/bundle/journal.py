@@ -107,13 +107,25 @@ def append(folder: Path, change: Change, before: str, after: str) -> None:
             "after": after,
             "previous": hashlib.sha256(text).hexdigest() if text else "",
         }
-        line = json.dumps(values, separators=(",", ":")).encode() + b"\n"
+        line = _line(values)
         # A torn line is ended, never cut off: whatever it was, it stays for whoever looks into it.
         _write(descriptor, status.st_size, line if tail[-1:] in (b"", b"\n") else b"\n" + line)
         if not tail:
             sync_folder(folder)
     finally:
         os.close(descriptor)
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    """A line short enough to be read again: it leaves out details, never what was done."""
+    change, line = values["change"], b""
+    single = {key: value for key, value in change["detail"].items() if not isinstance(value, (dict, list))}
+    for detail in (change["detail"], single, {}):
+        kept = {**values, "change": {**change, "detail": detail}}
+        line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
+        if len(line) <= MAX_LINE:
+            break
+    return line
 
 
 def _write(descriptor: int, size: int, data: bytes) -> None:

@@ -131,18 +131,17 @@ class Manifest:
             ) from None
 
     def with_expert(self, entry: ExpertEntry, classes: Sequence[ClassLabel]) -> Manifest:
-        """The manifest with an expert in the next row, or in the row of the one of its name, whose threshold goes.
+        """The manifest with an expert in the next row, or in the row of the one of its name, whose calibration goes.
 
         Its new classes are appended; existing ids do not move.
         """
         new = tuple(label for label in classes if label not in self.classes)
-        thresholds = {key: value for key, value in self.gate.thresholds.items() if key != entry.name}
         experts = tuple(entry if other.name == entry.name else other for other in self.experts)
         return replace(
             self,
             experts=experts if entry in experts else (*experts, entry),
             classes=self.classes + new,
-            gate=replace(self.gate, thresholds=thresholds),
+            gate=self.gate.without(entry.name),
         )
 
     def without_expert(self, name: str) -> Manifest:

@@ -256,10 +256,24 @@ class Bundle:
                 or not writable; nothing has changed.
         """
         with locked(self.path):
-            manifest, target = kept_manifest(self.path, state)
-            # Also from a bundle with a damaged file: what is needed is the state that is gone back to.
-            bundle = self._load(self.path, manifest, self._known(manifest))
-            commit.change(self.path, manifest, {}, Change("rollback", detail={"to": target}))
+            return self._roll_back(state)
+
+    def undo(self) -> Bundle:
+        """Take back the change that led to this state; one that another process made since stays, and this with it.
+
+        Raises:
+            BundleError: the state before is no longer kept, or the bundle is locked, damaged or not writable.
+        """
+        with locked(self.path):
+            if parsed_manifest(self.path, manifest_text(self.path)) != self.manifest:
+                return self.current()
+            return self._roll_back(None)
+
+    def _roll_back(self, state: str | None) -> Bundle:
+        manifest, target = kept_manifest(self.path, state)
+        # Also from a bundle with a damaged file: what is needed is the state that is gone back to.
+        bundle = self._load(self.path, manifest, self._known(manifest))
+        commit.change(self.path, manifest, {}, Change("rollback", detail={"to": target}))
         return bundle
 
     def set_gate(self, gate: Gate) -> Bundle:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mile_edge.bundle import Bundle, Expert, ExpertEntry, Manifest
-from mile_edge.errors import BundleError
+from mile_edge.errors import BundleError, MileError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.novelty_model import NoveltyModel
 
@@ -48,6 +49,8 @@ class Bank:
         rows: (E, P) float32 or float16, E = capacity + 1. Rows are written before the gate is told of them.
     """
 
+    state: GateState
+
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
         dtype = np.float16 if manifest.network.half else np.float32
@@ -56,7 +59,7 @@ class Bank:
         self._slots: dict[ExpertEntry, int] = {}
         # A candidate's class ids are settled only when it goes live: until then its row may have to be packed again.
         self._ids: dict[ExpertEntry, tuple[int, ...]] = {}
-        self.state = self._states(bundle, self._place(bundle, set(), lambda row: None))
+        self._write(bundle, set(), lambda row: None, {})
 
     def publish(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> None:
         """Bring rows and gate in line with the bundle; the result becomes :attr:`state`.
@@ -68,10 +71,13 @@ class Bank:
 
         Raises:
             BundleError: the bundle now has another network, or its gate statistics are degenerate; nothing has changed.
+            BackendError: a row could not be written; nothing has changed, unless the backend takes no row back either:
+                then no frame is given to the experts whose rows were to be written.
         """
         if _network_of(bundle.manifest) != _network_of(self.state.manifest):
             raise BundleError(f"{bundle.path} was exported anew while it was open; open it again")
         drained()
+        before, slots, overwritten = self.state, self._slots, dict[int, np.ndarray]()
         in_use = _rows_of(self.state)
         if len(in_use | set(self._kept(bundle).values())) + len(self._new(bundle)) > len(self.rows):
             # Some rows are only free once the frames that still read them are done: let go of them first.
@@ -79,8 +85,17 @@ class Bank:
             self.state = self._without(kept)
             drained()
             in_use = set(kept.values())
-        slots = self._place(bundle, in_use, written)
-        self.state = self._states(bundle, slots)
+        try:
+            self._write(bundle, in_use, written, overwritten)
+        except BaseException:
+            # What was written into is nobody's until it is as it was: no name may stand for another's numbers.
+            self._slots = {entry: row for entry, row in slots.items() if row not in overwritten}
+            with contextlib.suppress(MileError):
+                for row, numbers in overwritten.items():
+                    self.rows[row] = numbers
+                    written(row)
+                self._slots, self.state = slots, before
+            raise
 
     def _kept(self, bundle: Bundle) -> dict[ExpertEntry, int]:
         wanted = _wanted(bundle)
@@ -92,17 +107,22 @@ class Bank:
         kept = self._kept(bundle)
         return [entry for entry in _wanted(bundle) if entry not in kept]
 
-    def _place(self, bundle: Bundle, in_use: set[int], written: Callable[[int], None]) -> dict[ExpertEntry, int]:
-        """A row for every expert; new ones are written into rows outside ``in_use``."""
-        slots, wanted = self._kept(bundle), _wanted(bundle)
-        free = (row for row in range(len(self.rows)) if row not in in_use | set(slots.values()))
+    def _write(
+        self, bundle: Bundle, in_use: set[int], written: Callable[[int], None], overwritten: dict[int, np.ndarray]
+    ) -> None:
+        """A row outside ``in_use`` for every new expert, then the gate's view of all of them."""
+        kept, wanted = self._kept(bundle), _wanted(bundle)
+        slots, ids = dict(kept), {entry: self._ids[entry] for entry in kept}
+        free = (row for row in range(len(self.rows)) if row not in in_use | set(kept.values()))
         for entry in self._new(bundle):
             row = next(free)
-            expert, ids = wanted[entry]
-            self.rows[row] = bundle.manifest.low_rank.pack(expert, ids)
+            expert, ids[entry] = wanted[entry]
+            numbers = bundle.manifest.low_rank.pack(expert, ids[entry])
+            overwritten[row] = self.rows[row].copy()
+            self.rows[row] = numbers
             written(row)
-            slots[entry], self._ids[entry] = row, ids
-        return slots
+            slots[entry] = row
+        self.state, self._slots, self._ids = self._states(bundle, slots), slots, ids
 
     def _without(self, kept: Mapping[ExpertEntry, int]) -> GateState:
         """The present state with every row but the kept ones closed to the gate."""
@@ -115,8 +135,6 @@ class Bank:
         if view is not None:
             shadow = self._state(view, {entry: slots[entry] for entry in view.manifest.experts})
             state = replace(state, shadow=shadow)
-        self._slots = slots
-        self._ids = {entry: self._ids[entry] for entry in slots}
         return state
 
     def _state(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:

@@ -90,16 +90,10 @@ class ExpertChanges(ABC):
         """
         plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
         with self._changing():
-            old = self._bundle
-            bundle = old.add(
+            bundle = self._bundle.add(
                 path, name, trust=self.trust, sha256=sha256, replaces=replaces, downgrade=downgrade, shadow=plan
             )
-            try:
-                self._publish(bundle)
-            except MileError:
-                undo = bundle.withdraw if plan is not None else bundle.rollback
-                undo()
-                raise
+            self._publish_or_undo(bundle)
             return bundle.newest
 
     @property
@@ -118,7 +112,7 @@ class ExpertChanges(ABC):
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.promote(self._summary(), self._shadow.candidate))
+            self._publish_or_undo(self._bundle.promote(self._summary(), self._shadow.candidate))
 
     def withdraw(self) -> None:
         """Drop the expert in shadow, the one that :attr:`shadow` tells of.
@@ -127,7 +121,7 @@ class ExpertChanges(ABC):
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.withdraw(self._summary(), self._shadow.candidate))
+            self._publish_or_undo(self._bundle.withdraw(self._summary(), self._shadow.candidate))
 
     def rollback(self, state: str | None = None) -> None:
         """Go back to a state that the bundle keeps, by default the one before the last change; no frame is delayed.
@@ -136,7 +130,7 @@ class ExpertChanges(ABC):
             BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.rollback(state))
+            self._publish_or_undo(self._bundle.rollback(state))
             with self._idle:
                 self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
 
@@ -147,7 +141,7 @@ class ExpertChanges(ABC):
             BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish(self._bundle.remove(name))
+            self._publish_or_undo(self._bundle.remove(name))
             with self._idle:
                 self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
 
@@ -181,6 +175,14 @@ class ExpertChanges(ABC):
             self._seen = seen
             return changed
 
+    def _publish_or_undo(self, bundle: Bundle) -> None:
+        """Take over what this process has just changed on the disk; what cannot be taken over does not stay there."""
+        try:
+            self._publish(bundle)
+        except MileError:
+            bundle.undo()
+            raise
+
     def _publish(self, bundle: Bundle) -> None:
         self._bank.publish(bundle, self._drained, self._backend.write_row)
         self._bundle = bundle
@@ -209,9 +211,9 @@ class ExpertChanges(ABC):
                 self._publish(now)
                 return "left"
             if report.passes:
-                self._publish(self._bundle.promote(report.summary(), candidate))
+                self._publish_or_undo(self._bundle.promote(report.summary(), candidate))
                 return "live"
-            self._publish(self._bundle.withdraw(report.summary(), candidate))
+            self._publish_or_undo(self._bundle.withdraw(report.summary(), candidate))
             return "withdrawn"
 
     def _summary(self) -> dict[str, Any]:

@@ -177,6 +177,10 @@ class ShadowRun:
                 # A pass that failed, or a disk that refused: the live frames go on, and the next sample tries again.
                 with self._wake:
                     self._problem = str(error)
+            except Exception as error:
+                # Nobody sees a thread die: the run is over, and its report says of what.
+                with self._wake:
+                    self._outcome, self._problem = "left", f"the comparison failed: {error!r}"
             finally:
                 with self._wake:
                     self._busy = False
