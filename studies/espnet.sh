@@ -9,8 +9,8 @@ weights=$data/weights/espnetv2_s_2.0_city_1024x512.pth
 bundle=$work/bundle
 size=480x640
 views="--crop 240x320 --zoom 0.5 1.5 --steps ${STEPS:-400} --batch ${BATCH:-4} --foreign 0 --photometric 0.3"
-# A base that knows streets already wants smaller steps than one from random weights: at the default 8e-3 dusk came to 0.546.
-rate=${RATE:-3e-3}
+# A base that knows streets already wants smaller steps than one from random weights (docs/results.md has the rates tried).
+rate=${RATE:-2e-3}
 [ -f "$weights" ] || { echo "espnet.sh: $weights is absent; see ../shared/data/README.md" >&2; exit 2; }
 mkdir -p "$work"
 
