@@ -15,7 +15,6 @@ import numpy as np
 from mile_edge.bundle import Bundle, ShadowPlan, Trust
 from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.commit import MANIFEST
-from mile_edge.errors import MileError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.giving_way import giving_way
@@ -179,7 +178,7 @@ class ExpertChanges(ABC):
         """Take over what this process has just changed on the disk; what cannot be taken over does not stay there."""
         try:
             self._publish(bundle)
-        except MileError:
+        except Exception:
             bundle.undo()
             raise
 
