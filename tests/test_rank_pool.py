@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
 from mile_edge.bundle import ClassLabel, Expert, read_expert, write_expert
+from mile_edge.data.folder import LabelledFrame
 from mile_edge.errors import RecipeError
 from mile_edge.export.bundle import base_expert
 from mile_edge.network.base import Base
@@ -41,7 +42,7 @@ def start() -> tuple[Base, Expert]:
 def folder(seed: int, classes: tuple[ClassLabel, ...] = CLASSES) -> Any:
     """What the trainer asks of a data set, made of frames in memory."""
 
-    class Frames(list):  # type: ignore[type-arg]
+    class Frames(list[LabelledFrame]):
         path, sensor, domain = f"frames-{seed}", "camera", f"d{seed}"
 
     made = Frames(noisy_frames(3, seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,21 @@ def swapped(bundle: Path, folder: Path, name: str, plan: ShadowPlan) -> None:
     Bundle.open(bundle).withdraw().add(candidate_file(bundle, folder, name), shadow=plan)
 
 
+def compare_one(segmenter: Segmenter, path: Path, frame: np.ndarray) -> None:
+    """One frame of a long shadow run."""
+    segmenter.add_expert(path, shadow=ShadowPlan(1000, every=1))
+    segmenter(frame)
+    assert segmenter.wait_for_shadow(PATIENCE_S)
+
+
+def told_last(bundle: Path) -> dict[str, Any]:
+    """The change that the journal's last line tells of."""
+    change: dict[str, Any] = json.loads((bundle / "journal.jsonl").read_text().splitlines()[-1])["change"]
+    return change
+
+
 def last_change(bundle: Path) -> tuple[str, str]:
-    told = json.loads((bundle / "journal.jsonl").read_text().splitlines()[-1])["change"]
+    told = told_last(bundle)
     return told["action"], told["expert"]
 
 
@@ -63,9 +77,7 @@ def test_promoting_by_hand_is_about_the_candidate_that_the_segmenter_tells_of(
     tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
 ) -> None:
     with Segmenter.open(tiny_bundle, hysteresis=0) as segmenter:
-        segmenter.add_expert(candidate_file(tiny_bundle, tmp_path), shadow=ShadowPlan(1000, every=1))
-        segmenter(street_frames["fog"])
-        assert segmenter.wait_for_shadow(PATIENCE_S)
+        compare_one(segmenter, candidate_file(tiny_bundle, tmp_path), street_frames["fog"])
         swapped(tiny_bundle, tmp_path, "haze", ShadowPlan(1000, every=1))
         for settle in (segmenter.promote, segmenter.withdraw):
             with pytest.raises(BundleError, match="'haze' in shadow now and no longer 'mist'"):
@@ -74,7 +86,7 @@ def test_promoting_by_hand_is_about_the_candidate_that_the_segmenter_tells_of(
         assert segmenter.refresh()
         segmenter.promote()
         assert segmenter.experts[-1] == "haze"
-        told = json.loads((tiny_bundle / "journal.jsonl").read_text().splitlines()[-1])["change"]
+        told = told_last(tiny_bundle)
         assert (told["expert"], told["detail"]["compared"]) == ("haze", 0), "of its own run, which saw no frame"
 
 
@@ -82,11 +94,9 @@ def test_what_an_earlier_run_found_is_not_told_of_a_later_candidate(
     tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
 ) -> None:
     with Segmenter.open(tiny_bundle, hysteresis=0) as segmenter:
-        segmenter.add_expert(candidate_file(tiny_bundle, tmp_path), shadow=ShadowPlan(1000, every=1))
-        segmenter(street_frames["fog"])
-        assert segmenter.wait_for_shadow(PATIENCE_S)
+        compare_one(segmenter, candidate_file(tiny_bundle, tmp_path), street_frames["fog"])
         segmenter.withdraw()
         Bundle.open(tiny_bundle).add(candidate_file(tiny_bundle, tmp_path, "haze"), shadow=ShadowPlan(1000))
         segmenter.promote()
-        told = json.loads((tiny_bundle / "journal.jsonl").read_text().splitlines()[-1])["change"]
+        told = told_last(tiny_bundle)
         assert (told["expert"], told["detail"]) == ("haze", {})

@@ -21,6 +21,11 @@ Pair = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 _A, _B, _SCALE = "lora_A", "lora_B", "lora_scale"
 _REMEDY = "write it again with this mile-edge"
+# Types that the tensors of a layer may have, by how it is stored.
+_TYPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "fp16": {_A: ("F16", "F32"), _B: ("F16", "F32")},
+    "int8": {_A: ("I8",), _B: ("I8",), _SCALE: ("F32",)},
+}
 _LARGEST = 127
 # Of a scale: with an integer's seven bits a product still fits fp32's 24, so writing again what was read is exact.
 _SCALE_BITS = 16
@@ -49,8 +54,8 @@ def write_pairs(low_rank: Mapping[str, Pair], stored: str) -> dict[str, NDArray[
     for layer, pair in low_rank.items():
         a, b = np.asarray(pair[0]), np.asarray(pair[1])
         if stored == "int8":
-            steps_a, scale_a = _in_steps(a)
-            steps_b, scale_b = _in_steps(b.T)
+            steps_a, scale_a = _quantize(a)
+            steps_b, scale_b = _quantize(b.T)
             tensors[f"{layer}.{_A}"], tensors[f"{layer}.{_B}"] = steps_a, steps_b.T
             tensors[f"{layer}.{_SCALE}"] = np.stack([scale_a, scale_b]).astype("<f4")
             continue
@@ -73,20 +78,19 @@ def read_pairs(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Pair], str]:
         layer, _, kind = name.rpartition(".")
         layers.setdefault(layer, {})[kind] = tensor
     stored = "int8" if any(tensor.dtype == "I8" for tensor in tensors.values()) else "fp16"
-    allowed, needed = (("I8",), (_A, _B, _SCALE)) if stored == "int8" else (("F16", "F32"), (_A, _B))
+    types = _TYPES[stored]
     pairs = {}
     for layer, parts in sorted(layers.items()):
-        for kind in needed:
+        for kind in types:
             if kind not in parts:
                 raise ExpertError(f"tensor {shown(f'{layer}.{kind}')} is missing; {_REMEDY}")
         for kind, tensor in parts.items():
-            expected = ("F32",) if kind == _SCALE else allowed
-            if kind not in needed:
+            if kind not in types:
                 raise ExpertError(f"tensor {shown(f'{layer}.{kind}')} belongs to I8 and its layer is not; {_REMEDY}")
-            if tensor.dtype not in expected:
+            if tensor.dtype not in types[kind]:
                 raise ExpertError(
-                    f"tensor {shown(f'{layer}.{kind}')} has type {tensor.dtype} instead of {' or '.join(expected)}; "
-                    f"{_REMEDY}"
+                    f"tensor {shown(f'{layer}.{kind}')} has type {tensor.dtype} instead of "
+                    f"{' or '.join(types[kind])}; {_REMEDY}"
                 )
         a, b = parts[_A].array, parts[_B].array
         pairs[layer] = _pair(layer, a, b, parts[_SCALE].array) if stored == "int8" else (a, b)
@@ -99,10 +103,10 @@ def _pair(layer: str, a: NDArray[np.float32], b: NDArray[np.float32], scale: NDA
             f"layer {shown(layer)} has A {a.shape}, B {b.shape} and scales {scale.shape} where (rank, in), (out, rank) "
             f"and (2, rank) belong; {_REMEDY}"
         )
-    return _in_numbers(layer, a, scale[0]), _in_numbers(layer, b.T, scale[1]).T
+    return _dequantize(layer, a, scale[0]), _dequantize(layer, b.T, scale[1]).T
 
 
-def _in_steps(vectors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def _quantize(vectors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """(N, M) vectors as multiples of a scale each, in -127..127 with the largest at an end, and the (N,) scales."""
     values = np.asarray(vectors, dtype=np.float64)
     mantissa, exponent = np.frexp(np.abs(values).max(axis=1) / _LARGEST)
@@ -113,11 +117,11 @@ def _in_steps(vectors: NDArray[np.floating]) -> tuple[NDArray[np.int8], NDArray[
     return np.clip(np.round(steps), -_LARGEST, _LARGEST).astype(np.int8), scale.astype(np.float32)
 
 
-def _in_numbers(layer: str, steps: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+def _dequantize(layer: str, steps: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         vectors = steps * scale[:, None]
     if np.isfinite(vectors).all():
-        again, same = _in_steps(vectors)
+        again, same = _quantize(vectors)
         if np.array_equal(again, steps) and np.array_equal(same, scale):
             vectors.flags.writeable = False
             return vectors

@@ -90,9 +90,6 @@ class Expert:
             return NotImplemented
         return all(_same(getattr(self, each.name), getattr(other, each.name)) for each in fields(self))
 
-    # Equal by value and full of arrays: no hash. The ignore is what typeshed itself does for such a class.
-    __hash__ = None  # type: ignore[assignment]
-
 
 def read_expert(path: str | os.PathLike[str]) -> Expert:
     """Read one expert file.
@@ -130,8 +127,8 @@ def expert_bytes(expert: Expert) -> bytes:
             raise ExpertError(f"{where} has {name} that {error}; give plain JSON values") from None
     if expert.stored not in STORED:
         raise ExpertError(f"{where} is to be stored in {shown(expert.stored)}; choose {' or '.join(STORED)}")
-    in_steps = expert.stored == "int8" and bool(expert.low_rank)
-    if in_steps:
+    quantized = expert.stored == "int8" and bool(expert.low_rank)
+    if quantized:
         check_numbers(expert, where)
     try:
         tensors = _tensors(expert)
@@ -139,7 +136,7 @@ def expert_bytes(expert: Expert) -> bytes:
         raise ExpertError(f"{where} has an array that is not numbers ({error}); give numpy arrays") from None
     metadata = {
         "format": FORMAT,
-        "schema": "2" if in_steps else "1",
+        "schema": "2" if quantized else "1",
         "name": expert.name,
         "base_sha256": expert.base_sha256,
         "rank": str(expert.rank),
