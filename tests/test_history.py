@@ -173,6 +173,16 @@ def test_a_journal_that_is_no_file_of_ours_stops_changes_and_is_not_touched(tmp_
     assert names(Bundle.open(bundle.path)) == ["base"]
 
 
+def test_a_detail_that_is_no_number_costs_the_detail_and_never_the_record(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path).add(write_file(tmp_path, make_expert("fog")), shadow=ShadowPlan(9))
+    bundle = bundle.promote({"compared": 9, "per_class": {"road": float("nan")}})
+    bundle.add(write_file(tmp_path, make_expert("rain", 1)), shadow=ShadowPlan(9)).withdraw({"share": float("inf")})
+    kept = journal(bundle.path)
+    assert (kept.torn, kept.broken) == (0, ())
+    assert [record.change.action for record in kept.records] == ["shadow", "live", "shadow", "withdraw"]
+    assert [record.change.detail for record in kept.records[1::2]] == [{"compared": 9}, {}]
+
+
 CHANGES = st.lists(
     st.tuples(st.sampled_from(["add", "remove", "back", "shadow", "live"]), st.integers(0, 2)), max_size=8
 )

@@ -117,12 +117,15 @@ def append(folder: Path, change: Change, before: str, after: str) -> None:
 
 
 def _line(values: dict[str, Any]) -> bytes:
-    """A line short enough to be read again: it leaves out details, never what was done."""
+    """A line that can be read again, short enough and all JSON: it leaves out details, never what was done."""
     change, line = values["change"], b""
     single = {key: value for key, value in change["detail"].items() if not isinstance(value, (dict, list))}
     for detail in (change["detail"], single, {}):
         kept = {**values, "change": {**change, "detail": detail}}
-        line = json.dumps(kept, separators=(",", ":")).encode() + b"\n"
+        try:
+            line = json.dumps(kept, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        except ValueError:
+            continue
         if len(line) <= MAX_LINE:
             break
     return line
