@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 
-from bundle_makers import make_expert, make_manifest
+from bundle_makers import make_bundle, make_expert, make_manifest, write_file
 from gate_makers import DIM, choose, domains, experts_of, gate_of
 from torch.nn import functional
 
@@ -23,6 +23,7 @@ from mile_edge.export.attributes import similarity_of
 from mile_edge.network.gates import KINDS, make_gate, oracle_bias, random_bias
 from mile_edge.runtime import gate_inputs, probe
 from mile_edge.runtime.attributes import attributes_of
+from mile_edge.runtime.bank import Bank
 
 
 def test_manifest_and_network_know_the_same_gates() -> None:
@@ -151,6 +152,17 @@ def test_an_expert_without_attributes_shows_its_sensors_and_domains() -> None:
     nothing = [replace(expert, name=name, domains=("*",), sensors=()) for name in ("a", "b")]
     with pytest.raises(BundleError, match="attribute of the pool"):
         gate_inputs.whitening(nothing, gate_of("attribute"))
+
+
+def test_a_named_pool_that_no_expert_shows_yet_leaves_every_distance_zero(tmp_path: Path) -> None:
+    gate = gate_of("attribute", attributes=("night", "rain"))
+    bundle = make_bundle(tmp_path, *(make_expert(name, domains=("*",)) for name in ("a", "b")), gate=gate)
+    state = Bank(bundle).state
+    assert not state.whitening.any()
+    nothing = np.zeros((1, len(state.names)), np.float32)
+    assert np.isnan(state.novelty.score(nothing, state.novelty.nearest(nothing))), "nothing was calibrated"
+    shown = bundle.add(write_file(tmp_path, make_expert("dark", 3, attributes=("night",))))
+    assert Bank(shown).state.whitening.any()
 
 
 def test_attributes_with_like_vectors_are_near_each_other() -> None:

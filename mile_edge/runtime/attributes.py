@@ -28,17 +28,21 @@ def projection(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
         gate: attributes and their similarity; those of the experts, all unlike, where it names none.
 
     Returns:
-        (D, D) float64; lengths of differences are those in the space of similarities, whatever its dimension.
+        (D, D) float64; lengths of differences are those in the space of similarities, whatever its dimension. Zeros
+        where no expert shows anything of the gate's pool.
 
     Raises:
-        BundleError: no expert has an attribute of the pool.
+        BundleError: the gate names no pool, and no expert shows anything.
     """
     pool = gate.attributes or tuple(sorted({name for expert in experts for name in attributes_of(expert)}))
     shown = np.array([[name in attributes_of(expert) for name in pool] for expert in experts], np.float64)
     if not shown.any():
+        if gate.attributes:
+            # Whoever shows something of the pool is still to come, or comes back; until then nobody is nearer.
+            return np.zeros((gate.dim, gate.dim))
         raise BundleError(
-            f"no expert of {', '.join(sorted(expert.name for expert in experts))} has an attribute of the pool "
-            f"({', '.join(pool[:8]) or 'empty'}); name some with train expert --attributes"
+            f"no expert of {', '.join(sorted(expert.name for expert in experts))} has an attribute of the pool, "
+            "which is empty; name some with train expert --attributes"
         )
     _, weight = least_squares(experts, shown)
     to_pool = (np.array(gate.similarity) if gate.similarity else np.eye(len(pool))) @ weight
