@@ -118,8 +118,9 @@ def load_state(
         candidate = known.get(entry.sha256)
         if candidate is None:
             candidate = load_expert(folder, manifest, entry)
-        # The bundle may have given the places that its classes need to others since it was read.
-        _check_place(candidate, manifest, entry, f"bundle file {named(folder / entry.file)}")
+        else:
+            # The bundle may have given the places that its classes need to others since it was read.
+            _check_place(candidate, manifest, entry, f"bundle file {named(folder / entry.file)}")
     return experts, candidate, load_head(folder, manifest)
 
 
