@@ -11,7 +11,7 @@ import pytest
 from bundle_makers import another
 
 from mile_edge.bundle import Bundle, write_expert
-from mile_edge.errors import BackendError, BundleError, ExpertError, MileError, SensorError
+from mile_edge.errors import BackendError, BundleError, ExpertError, SensorError
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import whitening
 
@@ -257,26 +257,3 @@ def test_a_graph_that_onnx_runtime_cannot_read_is_one_sentence(tiny_bundle: Path
     graph.write_bytes(graph.read_bytes()[:5000])
     with pytest.raises((BackendError, BundleError), match=r"segmenter\.onnx"):
         Segmenter.open(tiny_bundle)
-
-
-def test_a_change_that_the_gate_cannot_follow_does_not_stay_on_the_disk(
-    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
-) -> None:
-    bundle = Bundle.open(tiny_bundle)
-    with Segmenter.open(tiny_bundle) as segmenter:
-        before, first = segmenter.experts, segmenter(street_frames["fog"])
-        gone = before[-1]
-
-        def degenerate(*_: object) -> None:
-            raise BackendError("the gate's statistics are degenerate")
-
-        publish = segmenter._bank.publish
-        segmenter._bank.publish = degenerate  # type: ignore[method-assign]
-        with pytest.raises(MileError, match="degenerate"):
-            segmenter.remove_expert(gone)
-        segmenter._bank.publish = publish  # type: ignore[method-assign]
-        assert segmenter.experts == before
-        assert [entry.name for entry in Bundle.open(tiny_bundle).manifest.experts] == [
-            entry.name for entry in bundle.manifest.experts
-        ]
-        assert np.array_equal(segmenter(street_frames["fog"]).mask, first.mask)

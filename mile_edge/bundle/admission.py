@@ -134,18 +134,21 @@ def check_meant(manifest: Manifest, meant: Candidate | None) -> None:
     raise BundleError(f"bundle {manifest.name!r} has {told}; see how that one does before it is promoted or withdrawn")
 
 
-def promoted(manifest: Manifest, expert: Expert) -> Manifest:
-    """The manifest with its candidate, `expert`, live and none in shadow.
+def promoted(
+    manifest: Manifest, expert: Expert | None, detail: Mapping[str, object] | None = None
+) -> tuple[Manifest, Change]:
+    """The manifest with its candidate, `expert`, live and none in shadow, and what the journal says of it.
 
     Raises:
         BundleError: it has none, or is full.
     """
     candidate = manifest.candidate
-    if candidate is None:
+    if candidate is None or expert is None:
         raise BundleError(f"bundle {manifest.name!r} has no expert in shadow; add one with a shadow run first")
     entry = ExpertEntry(candidate.name, candidate.file, candidate.sha256)
     check_room(replace(manifest, candidate=None), candidate.name, f"expert {candidate.name!r}", replaces=True)
-    return replace(manifest.with_expert(entry, expert.classes), candidate=None)
+    what = change_of("live", expert, candidate.sha256, detail=detail)
+    return replace(manifest.with_expert(entry, expert.classes), candidate=None), what
 
 
 def withdrawn(manifest: Manifest, detail: Mapping[str, object] | None = None) -> tuple[Manifest, Change]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 from mile_edge.bundle import admission, commit
@@ -10,7 +11,7 @@ from mile_edge.bundle.journal import Change
 from mile_edge.bundle.loading import kept_manifest, load_state, manifest_text, parsed_manifest
 from mile_edge.bundle.lock import locked
 from mile_edge.bundle.manifest import Manifest
-from mile_edge.bundle.store import Bundle
+from mile_edge.bundle.store import Around, Bundle
 
 
 def remove_expert(path: str | os.PathLike[str], name: str) -> Manifest:
@@ -34,7 +35,7 @@ def withdraw_candidate(path: str | os.PathLike[str]) -> Manifest:
     return new
 
 
-def roll_back(path: str | os.PathLike[str], state: str | None = None) -> Bundle:
+def roll_back(path: str | os.PathLike[str], state: str | None = None, around: Around = nullcontext) -> Bundle:
     """As `Bundle.rollback`, but reading only what the state that is gone back to needs."""
     folder = Path(path)
     # A folder that is no bundle is left without a lock file.
@@ -42,7 +43,8 @@ def roll_back(path: str | os.PathLike[str], state: str | None = None) -> Bundle:
     with locked(folder):
         manifest, target = kept_manifest(folder, state)
         bundle = Bundle(folder, manifest, *load_state(folder, manifest, {}))
-        commit.change(folder, manifest, {}, Change("rollback", detail={"to": target}))
+        with around(bundle):
+            commit.change(folder, manifest, {}, Change("rollback", detail={"to": target}))
     return bundle
 
 

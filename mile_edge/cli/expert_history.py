@@ -84,7 +84,9 @@ def history(args: argparse.Namespace) -> int:
 
 def rollback(args: argparse.Namespace) -> int:
     """Go back to an earlier state."""
-    manifest = roll_back(args.bundle, args.to).manifest
+    from mile_edge.runtime.bank import servable
+
+    manifest = roll_back(args.bundle, args.to, servable).manifest
     names = [entry.name for entry in manifest.experts]
     if args.json:
         write_json({"experts": names, "candidate": manifest.candidate and manifest.candidate.name})
@@ -96,7 +98,9 @@ def rollback(args: argparse.Namespace) -> int:
 
 def promote(args: argparse.Namespace) -> int:
     """Put the expert in shadow live."""
-    manifest = Bundle.open(args.bundle).promote().manifest
+    from mile_edge.runtime.bank import servable
+
+    manifest = Bundle.open(args.bundle).promote(around=servable).manifest
     return _settled(args, [entry.name for entry in manifest.experts], "live")
 
 

@@ -15,6 +15,7 @@ from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_
 from mile_edge.bundle.files import named
 from mile_edge.cli import expert_history, expert_packages, expert_registry
 from mile_edge.cli.output import write_json
+from mile_edge.errors import BundleError
 
 EPILOG = """examples:
   mile-edge experts list bundles/reference
@@ -198,6 +199,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _add(args: argparse.Namespace) -> int:
+    from mile_edge.runtime.bank import servable
+
     before = Bundle.open(args.bundle)
     bundle = before.add(
         args.file,
@@ -207,6 +210,7 @@ def _add(args: argparse.Namespace) -> int:
         replaces=args.replace,
         downgrade=args.downgrade,
         shadow=expert_history.plan_of(args),
+        around=servable,
     )
     candidate = bundle.manifest.candidate
     if args.shadow is not None and candidate is not None:
@@ -229,7 +233,15 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _remove(args: argparse.Namespace) -> int:
-    manifest = remove_expert(args.bundle, args.name)
+    from mile_edge.runtime.bank import servable
+
+    try:
+        bundle = Bundle.open(args.bundle)
+    except BundleError:
+        # What does not open is mended, whatever the gate would say of it.
+        manifest = remove_expert(args.bundle, args.name)
+    else:
+        manifest = bundle.remove(args.name, servable).manifest
     if args.json:
         write_json({"removed": args.name, "experts": [entry.name for entry in manifest.experts]})
     else:

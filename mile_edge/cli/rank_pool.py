@@ -77,7 +77,9 @@ def rank_pool_of(args: argparse.Namespace, bundle: Bundle) -> RankPool | None:
 
 def put_in_place(bundle: Bundle, file: Path) -> None:
     """Add the newest adapter, then remove the one it goes on from; after a kill between the two the newest serves."""
+    from mile_edge.runtime.bank import servable
+
     former = bundle.manifest.experts[-1]
-    changed = bundle.add(file)
+    changed = bundle.add(file, around=servable)
     if former != bundle.manifest.experts[0]:
         changed.remove(former.name)

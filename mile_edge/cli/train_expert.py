@@ -76,6 +76,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     from mile_edge.bundle.labels import in_colours_of
     from mile_edge.export.bundle import base_of, pool_of
     from mile_edge.network.base import load_base
+    from mile_edge.runtime.bank import servable
     from mile_edge.training.expert import ExpertTask
     from mile_edge.training.statistics import centres_of, kept_of
 
@@ -102,7 +103,7 @@ def _train_expert(args: argparse.Namespace) -> int:
     write_expert(out, expert)
     checkpoint.unlink(missing_ok=True)
     if args.add:
-        bundle.add(out) if ranks is None else put_in_place(bundle, out)
+        bundle.add(out, around=servable) if ranks is None else put_in_place(bundle, out)
     where = {
         "expert": args.name,
         "file": str(out),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,9 @@ from mile_edge.bundle import Bundle, Expert, ExpertEntry, Manifest
 from mile_edge.errors import BundleError, MileError
 from mile_edge.runtime import gate_inputs
 from mile_edge.runtime.novelty_model import NoveltyModel
+
+#: Every expert that needs a row, with its class ids.
+_Wanted = Mapping[ExpertEntry, tuple[Expert, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,12 @@ class Bank:
 
     Attributes:
         rows: (E, P) float32 or float16, E = capacity + 1. Rows are written before the gate is told of them.
+        state: what the next frame sees.
+        whole: whether every expert of the state has its row; not after a row that could not even be put back.
     """
 
     state: GateState
+    whole: bool
 
     def __init__(self, bundle: Bundle) -> None:
         manifest = bundle.manifest
@@ -59,10 +66,23 @@ class Bank:
         self._slots: dict[ExpertEntry, int] = {}
         # A candidate's class ids are settled only when it goes live: until then its row may have to be packed again.
         self._ids: dict[ExpertEntry, tuple[int, ...]] = {}
-        self._write(bundle, set(), lambda row: None, {})
+        wanted = _wanted(bundle)
+        slots = self._places(wanted, set())
+        state = self._states(bundle, slots)
+        for entry, row in slots.items():
+            self.rows[row] = manifest.low_rank.pack(*wanted[entry])
+        self._take(state, wanted, slots)
 
     def publish(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> None:
-        """Bring rows and gate in line with the bundle; the result becomes :attr:`state`.
+        """As `publishing`, with nothing to wait for."""
+        with self.publishing(bundle, drained, written):
+            pass
+
+    @contextmanager
+    def publishing(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> Iterator[None]:
+        """Bring rows and gate in line with the bundle; the result becomes :attr:`state` at the end of the block.
+
+        Whatever fails in the block, such as a disk that refuses the bundle, takes the rows back.
 
         Args:
             bundle: the next state of the bundle this bank was made for.
@@ -76,60 +96,70 @@ class Bank:
         """
         if _network_of(bundle.manifest) != _network_of(self.state.manifest):
             raise BundleError(f"{bundle.path} was exported anew while it was open; open it again")
-        drained()
-        before, slots, overwritten = self.state, self._slots, dict[int, np.ndarray]()
-        in_use = _rows_of(self.state)
-        if len(in_use | set(self._kept(bundle).values())) + len(self._new(bundle)) > len(self.rows):
-            # Some rows are only free once the frames that still read them are done: let go of them first.
-            kept = self._kept(bundle)
-            self.state = self._without(kept)
-            drained()
-            in_use = set(kept.values())
-        try:
-            self._write(bundle, in_use, written, overwritten)
-        except BaseException:
-            # What was written into is nobody's until it is as it was: no name may stand for another's numbers.
-            self._slots = {entry: row for entry, row in slots.items() if row not in overwritten}
-            with contextlib.suppress(MileError):
-                for row, numbers in overwritten.items():
-                    self.rows[row] = numbers
-                    written(row)
-                self._slots, self.state = slots, before
-            raise
-
-    def _kept(self, bundle: Bundle) -> dict[ExpertEntry, int]:
         wanted = _wanted(bundle)
+        kept = self._kept(wanted)
+        drained()
+        before, in_use = self.state, _rows_of(self.state) | set(kept.values())
+        # Some rows may only be free once the frames that still read them are done.
+        full = len(in_use) + len(wanted) - len(kept) > len(self.rows)
+        slots = self._places(wanted, set() if full else in_use)
+        state = self._states(bundle, slots)
+        new = {row: entry for entry, row in slots.items() if entry not in kept}
+        overwritten = {row: self.rows[row].copy() for row in new}
+        try:
+            if full:
+                self.state = self._without(set(kept.values()))
+                drained()
+            for row, entry in new.items():
+                self.rows[row] = bundle.manifest.low_rank.pack(*wanted[entry])
+                written(row)
+            yield
+        except BaseException:
+            self._put_back(before, overwritten, written)
+            raise
+        self._take(state, wanted, slots)
+
+    def _kept(self, wanted: _Wanted) -> dict[ExpertEntry, int]:
+        """The rows that hold what is wanted already."""
         return {
             entry: row for entry, row in self._slots.items() if entry in wanted and wanted[entry][1] == self._ids[entry]
         }
 
-    def _new(self, bundle: Bundle) -> list[ExpertEntry]:
-        kept = self._kept(bundle)
-        return [entry for entry in _wanted(bundle) if entry not in kept]
-
-    def _write(
-        self, bundle: Bundle, in_use: set[int], written: Callable[[int], None], overwritten: dict[int, np.ndarray]
-    ) -> None:
-        """A row outside ``in_use`` for every new expert, then the gate's view of all of them."""
-        kept, wanted = self._kept(bundle), _wanted(bundle)
-        slots, ids = dict(kept), {entry: self._ids[entry] for entry in kept}
+    def _places(self, wanted: _Wanted, in_use: set[int]) -> dict[ExpertEntry, int]:
+        """A row for every expert; those of new ones lie outside ``in_use``."""
+        kept = self._kept(wanted)
         free = (row for row in range(len(self.rows)) if row not in in_use | set(kept.values()))
-        for entry in self._new(bundle):
-            row = next(free)
-            expert, ids[entry] = wanted[entry]
-            numbers = bundle.manifest.low_rank.pack(expert, ids[entry])
-            overwritten[row] = self.rows[row].copy()
+        return kept | {entry: next(free) for entry in wanted if entry not in kept}
+
+    def _put_back(
+        self, before: GateState, overwritten: Mapping[int, np.ndarray], written: Callable[[int], None]
+    ) -> None:
+        """After a failure: what these rows held, and the state that reads them."""
+        read = overwritten.keys() & _rows_of(before)
+        slots, whole = self._slots, self.whole
+        # What was written into is nobody's until it is as it was: no name may stand for another's numbers.
+        self._slots = {entry: row for entry, row in slots.items() if row not in read}
+        self.whole = whole and not read
+        for row, numbers in overwritten.items():
             self.rows[row] = numbers
-            written(row)
-            slots[entry] = row
-        self.state, self._slots, self._ids = self._states(bundle, slots), slots, ids
+        with contextlib.suppress(MileError):
+            for row in read:
+                written(row)
+            self._slots, self.whole, self.state = slots, whole, before
 
-    def _without(self, kept: Mapping[ExpertEntry, int]) -> GateState:
+    def _take(self, state: GateState, wanted: _Wanted, slots: dict[ExpertEntry, int]) -> None:
+        self._slots, self._ids = slots, {entry: wanted[entry][1] for entry in slots}
+        self.state, self.whole = state, True
+
+    def _without(self, kept: set[int]) -> GateState:
         """The present state with every row but the kept ones closed to the gate."""
-        bias = gate_inputs.openings(list(kept.values()), self.state.manifest.gate, len(self.rows))
-        return replace(self.state, rows={entry.name: row for entry, row in kept.items()}, bias=bias, shadow=None)
+        # Of this state's own rows: one that is kept for a candidate stays shut.
+        rows = {name: row for name, row in self.state.rows.items() if row in kept}
+        bias = gate_inputs.openings(list(rows.values()), self.state.manifest.gate, len(self.rows))
+        return replace(self.state, rows=rows, bias=bias, shadow=None)
 
-    def _states(self, bundle: Bundle, slots: dict[ExpertEntry, int]) -> GateState:
+    def _states(self, bundle: Bundle, slots: Mapping[ExpertEntry, int]) -> GateState:
+        """What frames will see; nothing is changed for it."""
         state = self._state(bundle, {entry: slots[entry] for entry in bundle.manifest.experts})
         view = bundle.as_if_live()
         if view is not None:
@@ -155,12 +185,23 @@ class Bank:
         return GateState(manifest, rows, tuple(names), prototypes, whitening, bias, novelty)
 
 
+@contextmanager
+def servable(bundle: Bundle) -> Iterator[None]:
+    """Around a change that no segmenter makes: refuses a bundle that none could open.
+
+    Raises:
+        BundleError: its gate statistics are degenerate.
+    """
+    Bank(bundle)
+    yield
+
+
 def _rows_of(state: GateState) -> set[int]:
     """Rows that a frame of this state, or a pass beside it, may read."""
     return set(state.rows.values()) | (set() if state.shadow is None else _rows_of(state.shadow))
 
 
-def _wanted(bundle: Bundle) -> dict[ExpertEntry, tuple[Expert, tuple[int, ...]]]:
+def _wanted(bundle: Bundle) -> _Wanted:
     """Every expert that needs a row, the candidate among them, with its class ids."""
     view = bundle.as_if_live()
     experts: dict[ExpertEntry, tuple[Expert, tuple[int, ...]]] = {}

@@ -89,11 +89,16 @@ class ExpertChanges(ABC):
         """
         plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
         with self._changing():
-            bundle = self._bundle.add(
-                path, name, trust=self.trust, sha256=sha256, replaces=replaces, downgrade=downgrade, shadow=plan
-            )
-            self._publish_or_undo(bundle)
-            return bundle.newest
+            return self._bundle.add(
+                path,
+                name,
+                trust=self.trust,
+                sha256=sha256,
+                replaces=replaces,
+                downgrade=downgrade,
+                shadow=plan,
+                around=self._taking_over,
+            ).newest
 
     @property
     def shadow(self) -> ShadowReport | None:
@@ -111,7 +116,7 @@ class ExpertChanges(ABC):
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish_or_undo(self._bundle.promote(self._summary(), self._shadow.candidate))
+            self._bundle.promote(self._summary(), self._shadow.candidate, self._taking_over)
 
     def withdraw(self) -> None:
         """Drop the expert in shadow, the one that :attr:`shadow` tells of.
@@ -120,7 +125,7 @@ class ExpertChanges(ABC):
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish_or_undo(self._bundle.withdraw(self._summary(), self._shadow.candidate))
+            self._bundle.withdraw(self._summary(), self._shadow.candidate, self._taking_over)
 
     def rollback(self, state: str | None = None) -> None:
         """Go back to a state that the bundle keeps, by default the one before the last change; no frame is delayed.
@@ -129,9 +134,7 @@ class ExpertChanges(ABC):
             BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish_or_undo(self._bundle.rollback(state))
-            with self._idle:
-                self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
+            self._bundle.rollback(state, self._taking_over)
 
     def remove_expert(self, name: str) -> None:
         """Take an expert out of the gate, the bank and the bundle; the others' masks stay bit-identical.
@@ -140,9 +143,7 @@ class ExpertChanges(ABC):
             BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
         """
         with self._changing():
-            self._publish_or_undo(self._bundle.remove(name))
-            with self._idle:
-                self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned != name}
+            self._bundle.remove(name, self._taking_over)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -153,7 +154,8 @@ class ExpertChanges(ABC):
     def refresh(self) -> bool:
         """Take over what another process has changed in the bundle's folder since; no frame is delayed.
 
-        Where nothing was changed it costs one look at one file, so that it may be called often.
+        Where nothing was changed it costs one look at one file, so that it may be called often. An expert whose row a
+        device refused, the old one with the new one, is written again.
 
         Returns:
             whether anything was new.
@@ -163,30 +165,30 @@ class ExpertChanges(ABC):
         """
         with self._change:
             seen = _seen(self._bundle)
-            if self._closed or seen == self._seen or not seen:
+            if self._closed or not seen or (seen == self._seen and self._bank.whole):
                 return False
             bundle = self._bundle.current()
-            changed = bundle.manifest != self._bundle.manifest
+            changed = bundle.manifest != self._bundle.manifest or not self._bank.whole
             if changed:
                 self._publish(bundle)
-                with self._idle:
-                    self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
             self._seen = seen
             return changed
 
-    def _publish_or_undo(self, bundle: Bundle) -> None:
-        """Take over what this process has just changed on the disk; what cannot be taken over does not stay there."""
-        try:
-            self._publish(bundle)
-        except Exception:
-            bundle.undo()
-            raise
-
-    def _publish(self, bundle: Bundle) -> None:
-        self._bank.publish(bundle, self._drained, self._backend.write_row)
+    @contextmanager
+    def _taking_over(self, bundle: Bundle) -> Iterator[None]:
+        """Around a change on the disk: neither disk nor bank has what the other one refuses."""
+        with self._bank.publishing(bundle, self._drained, self._backend.write_row):
+            yield
         self._bundle = bundle
+        with self._idle:
+            self._pins = {stream: pinned for stream, pinned in self._pins.items() if pinned in self.rows}
         self._follow_fusion(bundle)
         self._shadow.follow(bundle)
+
+    def _publish(self, bundle: Bundle) -> None:
+        """Take over what the disk has already."""
+        with self._taking_over(bundle):
+            pass
 
     def _shadow_pass(self, name: str, sample: Sample) -> Comparison | None:
         """One pass for the candidate; no live frame is in flight when it begins, unless they never pause."""
@@ -210,9 +212,9 @@ class ExpertChanges(ABC):
                 self._publish(now)
                 return "left"
             if report.passes:
-                self._publish_or_undo(self._bundle.promote(report.summary(), candidate))
+                self._bundle.promote(report.summary(), candidate, self._taking_over)
                 return "live"
-            self._publish_or_undo(self._bundle.withdraw(report.summary(), candidate))
+            self._bundle.withdraw(report.summary(), candidate, self._taking_over)
             return "withdrawn"
 
     def _summary(self) -> dict[str, Any]:
