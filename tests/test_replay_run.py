@@ -261,6 +261,21 @@ def test_what_cannot_be_used_is_refused_in_one_sentence(
     assert "Traceback" not in told
 
 
+def test_a_frame_larger_than_any_jpeg_costs_only_the_size_of_its_overlay(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag", "mcap") as recording:
+        for index, shape in enumerate(((16, 66_000, 3), (66_000, 16, 3), (*SIZE, 3))):
+            recording.image(f"/camera_{index}/image_raw", START + index * STEP, "rgb8", pixels(index, shape))
+    result = run(bundle, tmp_path / "bag", tmp_path / "out")
+    assert result.report["frames"] == 3
+    (note,) = result.report["notes"]
+    assert note.startswith("2 overlays in predictions.mcap are shrunk")
+    with AnyReader([tmp_path / "out" / "predictions.mcap"]) as reader:
+        found = {c.topic: reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages()}
+    assert (found["/camera_0/mask"].height, found["/camera_0/mask"].width) == (16, 66_000)
+    assert len(found["/camera_0/overlay"].data) > 100
+    assert "are shrunk" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_command_prints_json_for_machines(
     bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

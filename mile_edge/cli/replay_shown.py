@@ -70,6 +70,8 @@ def summarise(console: Console, report: Mapping[str, Any]) -> None:
             table.add_row("[red]failed[/]", f"{escape(row['bag'])}: {escape(row['error'])}")
     for reason, times in report["skipped"].items():
         table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
+    for note in report["notes"]:
+        table.add_row("note", escape(note))
     console.print(table)
 
 

@@ -13,7 +13,9 @@ from PIL import Image
 PER_STRIP = 6
 EXTREMES = 6
 MAX_STRIPS = 24
-_WIDTH = 320
+# A JPEG file holds no more pixels a side; Pillow refuses to write one that would.
+JPEG_SIDE = 65500
+_WIDTH, _HEIGHT = 320, 960
 _QUALITY = 80
 
 
@@ -158,11 +160,8 @@ def blend(frame: np.ndarray, mask: np.ndarray, colors: np.ndarray) -> np.ndarray
 def thumbnails(
     frame: np.ndarray, mask: np.ndarray, truth: np.ndarray | None, colors: np.ndarray
 ) -> tuple[bytes, bytes, bytes | None]:
-    """JPEG bytes of a frame, its overlay, and the overlay of its truth, 320 pixels wide at most."""
-    height, width = frame.shape[:2]
-    small = Image.fromarray(np.ascontiguousarray(frame))
-    if width > _WIDTH:
-        small = small.resize((_WIDTH, max(1, round(height * _WIDTH / width))), Image.Resampling.BILINEAR)
+    """JPEG bytes of a frame, its overlay, and the overlay of its truth, each within 320 x 960 pixels."""
+    small = _within(Image.fromarray(np.ascontiguousarray(frame)), _WIDTH, _HEIGHT)
     base = np.asarray(small)
 
     def over(ids: np.ndarray) -> bytes:
@@ -173,7 +172,16 @@ def thumbnails(
 
 
 def jpeg(picture: np.ndarray, quality: int) -> bytes:
-    """JPEG bytes of a picture (H, W, 3) uint8."""
+    """JPEG bytes of a picture (H, W, 3) uint8; a side beyond `JPEG_SIDE` is shrunk, and the other in proportion."""
     sink = io.BytesIO()
-    Image.fromarray(picture).save(sink, "JPEG", quality=quality)
+    _within(Image.fromarray(picture), JPEG_SIDE, JPEG_SIDE).save(sink, "JPEG", quality=quality)
     return sink.getvalue()
+
+
+def _within(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """A picture shrunk so that it fits; one that does is given back."""
+    share = min(width / picture.width, height / picture.height)
+    if share >= 1:
+        return picture
+    size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
+    return picture.resize(size, Image.Resampling.BILINEAR)

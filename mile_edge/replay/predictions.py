@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mile_edge.bundle import ClassLabel
 from mile_edge.data.bag_frames import BagFrame
-from mile_edge.replay.film import blend, jpeg, palette
+from mile_edge.replay.film import JPEG_SIDE, blend, jpeg, palette
 
 _IMAGE, _COMPRESSED, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 _LABELS, _LABEL = "vision_msgs/msg/LabelInfo", "vision_msgs/msg/VisionClass"
@@ -35,10 +35,14 @@ class PredictionWriter:
         path: a folder that does not exist yet; the file will lie in it under the folder's name.
         topics: the image topics that will be replayed.
         classes: what the class ids mean.
+
+    Attributes:
+        shrunk: overlays that are smaller than their frames, because no JPEG is as large.
     """
 
     def __init__(self, path: Path, topics: Collection[str], classes: tuple[ClassLabel, ...]) -> None:
         self.file = path / f"{path.name}.mcap"
+        self.shrunk = 0
         self._store = get_typestore(Stores.ROS2_JAZZY)
         self._store.register(get_types_from_msg(_LABEL_DEFINITION, _LABEL))
         self._store.register(get_types_from_msg(_LABELS_DEFINITION, _LABELS))
@@ -69,6 +73,7 @@ class PredictionWriter:
         pixels = np.ascontiguousarray(mask).reshape(-1)
         self._write(frame, _IMAGE, "mask", self._make(_IMAGE, header, height, width, "mono8", 0, width, pixels))
         self._write(frame, _TEXT, "expert", self._make(_TEXT, expert))
+        self.shrunk += max(mask.shape) > JPEG_SIDE
         picture = np.frombuffer(jpeg(blend(frame.frame, mask, self._colors), _OVERLAY_QUALITY), np.uint8)
         self._write(frame, _COMPRESSED, "overlay", self._make(_COMPRESSED, header, "jpeg", picture))
 

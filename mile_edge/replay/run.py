@@ -27,6 +27,7 @@ from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.data.topics import TopicPlan, plan_topics
 from mile_edge.errors import BagError, FusionError, RecipeError
 from mile_edge.replay.ahead import Ahead
+from mile_edge.replay.film import JPEG_SIDE
 from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.options import ReplayOptions, check_options
 from mile_edge.replay.outputs import aside, publish, publish_text
@@ -156,6 +157,7 @@ class _Run:
         self.tally = tally
         self.seconds = 0.0
         self.stopped: str | None = None
+        self.notes: list[str] = []
         self._segmenter, self._progress, self._stop, self._ring = segmenter, progress, stop, ring
 
     def all(self, frames: BagFrames, plan: TopicPlan, folder: Path, options: ReplayOptions, total: int | None) -> None:
@@ -176,6 +178,9 @@ class _Run:
                 self.seconds = time.perf_counter() - started
                 if self._progress is not None:
                     self._progress(self.tally.frames, total)
+            if writer is not None and writer.shrunk:
+                told = f"{writer.shrunk} overlays in {PREDICTIONS} are shrunk; their frames have a side beyond "
+                self.notes.append(f"{told}{JPEG_SIDE} pixels, the most that a JPEG holds (the masks are whole)")
             if self._stop():
                 self.stopped = "interrupted"
             elif self.tally.frames == options.limit:
@@ -250,7 +255,7 @@ def _about(bundle: Bundle, bag: Bag, plan: TopicPlan, frames: BagFrames, run: _R
         plan,
         Counter(missing) + bag.losses + frames.skipped,
         frames.examples,
-        bag.notes,
+        (*bag.notes, *run.notes),
         run.seconds,
         run.stopped,
         datetime.now().astimezone().isoformat(timespec="seconds"),
