@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_makers import make_expert, make_manifest
+from bundle_makers import make_expert, make_manifest, write_file
 
 from mile_edge.bundle import Bundle, Gate, Manifest, Novelty, Scale
+from mile_edge.bundle.checks import MAX_FEATURE
 from mile_edge.errors import BundleError, ExpertError
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import prototype_table, whitening
@@ -125,6 +126,41 @@ def test_an_expert_that_came_or_went_ends_what_older_frames_said() -> None:
     said_of(monitor, _Scores(), [9.0] * 10)
     assert monitor.is_novel("a")
     assert said_of(monitor, _Scores(), [0.0]) == [False]
+
+
+def test_a_frame_that_lies_nowhere_is_known_to_nobody_and_statistics_without_distances_are_refused() -> None:
+    novelty = Novelty(3.0, 0.01, 5, {"fog": USUAL})
+    model, _, _ = model_of(gate_of(novelty=novelty))
+    verdict = NoveltyMonitor().judge(model, np.full((1, 4), np.nan, np.float32), ["a"])
+    assert verdict.novel[0] and np.isfinite(verdict.stream[0])
+    far = [make_expert("fog"), replace(make_expert("night"), mean=np.full(4, 3e38, np.float32))]
+    far[1] = replace(far[1], scatter=np.full((4, 4), 3e38, np.float32))
+    table = np.stack([np.repeat(expert.mean[None], 1, axis=0) for expert in far])
+    with pytest.raises(BundleError, match="no finite distances"):
+        NoveltyModel(far, {"fog": 0, "night": 1}, gate_of(novelty=novelty), table, np.full((4, 4), np.inf, np.float32))
+
+
+@pytest.mark.parametrize("field", ["mean", "scatter"])
+def test_no_expert_that_is_taken_turns_novelty_off_for_the_others(
+    field: str, tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    like = next(expert for expert in bundle.experts() if expert.adapter == "low_rank")
+    noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
+    signs = np.sign(np.random.default_rng(1).normal(size=like.mean.shape)).astype(np.float32)
+    for size in (MAX_FEATURE / 1.01, 1e20):
+        most = np.sqrt(np.diag(like.scatter).max() / like.count)
+        given = {"mean": signs * np.float32(size), "scatter": like.scatter * np.float32(min(size / most, 1e18) ** 2)}
+        strange = replace(like, name="strange", domains=("strange",), **{field: given[field]})
+        if size > MAX_FEATURE:
+            with pytest.raises(ExpertError, match=f"gate.{field}"):
+                write_file(tmp_path, strange)
+            continue
+        bundle.add(write_file(tmp_path, strange))
+        with Segmenter.open(tiny_bundle, threads=1) as segmenter:
+            assert segmenter(noise, stream="/a").novel[0]
+            assert segmenter(street_frames["night"], stream="/b").expert == ("night",)
+            assert not segmenter.novelty.is_novel("/b")
 
 
 def test_the_manifest_keeps_novelty_and_refuses_what_makes_no_sense() -> None:

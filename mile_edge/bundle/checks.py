@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 # Scatter sums are gathered and stored in fp32: asymmetry and negative eigenvalues of this relative size are rounding.
 SCATTER_TOLERANCE = 1e-4
+# Trained ones stay below 4. Of hidden features below MAX_FEATURE such weights still make finite logits, by far.
+MAX_WEIGHT = 1e6
 MAX_BIAS = 1e4
+# Of the gate's features, each and on average, and of how they scatter: networks give such of order 1. Of an expert at
+# this bound the others' distances and novelty hardly take note; some orders beyond it no frame is novel to anybody any
+# more, and at 1e6 lies what stands for no expert (`mile_edge.runtime.gate_inputs.FAR`).
+MAX_FEATURE = 1e4
 MAX_FP16 = 65504.0
 FLOATS = NDArray[np.floating]
 
@@ -47,10 +53,11 @@ def check_numbers(expert: Expert, where: str) -> None:
         raise ExpertError(f"{where}: classifier.weight has shape {weight.shape} for {classes} classes; write it again")
     if bias.shape != (classes,):
         raise ExpertError(f"{where}: classifier.bias has shape {bias.shape} for {classes} classes; write it again")
-    if np.abs(bias).max() >= MAX_BIAS:
-        raise ExpertError(
-            f"{where}: classifier.bias reaches {np.abs(bias).max():g}, beyond {MAX_BIAS:g}; train it again"
-        )
+    for name, array, most in (("weight", weight, MAX_WEIGHT), ("bias", bias, MAX_BIAS)):
+        if np.abs(array).max() >= most:
+            raise ExpertError(
+                f"{where}: classifier.{name} reaches {np.abs(array).max():g}, beyond {most:g}; train it again"
+            )
     _check_statistics(expert, where)
 
 
@@ -152,12 +159,30 @@ def _check_statistics(expert: Expert, where: str) -> None:
         raise ExpertError(
             f"{where}: gate.features has shape {expert.features.shape} for {dim} features; calibrate it again"
         )
+    _check_features(expert, where)
     scatter = expert.scatter.astype(np.float64)
     if np.abs(scatter - scatter.T).max() > SCATTER_TOLERANCE * np.abs(scatter).max():
         raise ExpertError(f"{where}: gate.scatter is not symmetric, so it is no scatter matrix; calibrate it again")
     if not _nearly_positive(scatter):
         raise ExpertError(
             f"{where}: gate.scatter has negative directions, so it is no scatter matrix; calibrate it again"
+        )
+
+
+def _check_features(expert: Expert, where: str) -> None:
+    given = (("mean", expert.mean), ("prototypes", expert.prototypes), ("features", expert.features))
+    for name, array in given:
+        if array is not None and np.abs(array).max() > MAX_FEATURE:
+            raise ExpertError(
+                f"{where}: gate.{name} reaches {np.abs(array).max():g} and features of a network are below "
+                f"{MAX_FEATURE:g}; calibrate it again"
+            )
+    # A sum over frames: what it says of one of them is what is held.
+    spread = float(np.sqrt(np.abs(np.diag(expert.scatter.astype(np.float64))).max() / expert.count))
+    if spread > MAX_FEATURE:
+        raise ExpertError(
+            f"{where}: gate.scatter says that features of its {expert.count} frames lie {spread:g} apart, beyond "
+            f"{MAX_FEATURE:g}; calibrate it again"
         )
 
 

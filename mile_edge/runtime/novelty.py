@@ -94,7 +94,11 @@ class NoveltyMonitor:
             streams: whose frames these are, B of them, in order.
         """
         limit = model.limit if self.limit is None else self.limit
-        frame = model.score(distance, model.nearest(distance)) / limit
+        nearest = model.nearest(distance)
+        frame = model.score(distance, nearest) / limit
+        if model.calibrated:
+            # Nobody knows a frame that lies nowhere.
+            frame = np.where(np.isfinite(distance[np.arange(len(distance)), nearest]), frame, _MOST)
         said = [self._add(model, stream, float(score)) for stream, score in zip(streams, frame, strict=True)]
         smooth, novel = zip(*said, strict=True)
         return Verdict(frame.astype(np.float32), np.array(smooth, np.float32), np.array(novel, bool))

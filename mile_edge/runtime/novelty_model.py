@@ -20,6 +20,7 @@ import numpy as np
 
 from mile_edge.bundle import Expert, Gate, Scale
 from mile_edge.bundle.gate import SIGNED_KINDS
+from mile_edge.errors import BundleError
 
 # What the standardised distance in all directions weighs beside the one across, divided by the number of directions
 # across: with two experts there is one, which misses much; with eight the seven tell nearly all. Looked for on some of
@@ -43,6 +44,9 @@ class NoveltyModel:
     Attributes:
         limit: score beyond which a frame is novel.
         calibrated: whether there is anything to judge by; without it nothing is ever novel.
+
+    Raises:
+        BundleError: the experts' statistics give no finite distances.
     """
 
     def __init__(
@@ -60,6 +64,11 @@ class NoveltyModel:
         self._signed = gate.kind in SIGNED_KINDS
         self._points, self._solve, self._directions = _span(gate, prototypes[self._rows, 0], whitening)
         self._expected = self._expectations(ordered, gate, whitening)
+        for place, expert in enumerate(ordered):
+            if not np.isfinite(self._expected[place]).all():
+                raise BundleError(
+                    f"the gate statistics of {expert.name} give no finite distances; remove it, or calibrate it again"
+                )
         self._scales, self._votes = self._scale_table([expert.name for expert in ordered], gate)
         self.calibrated = self._scales is not None or bool(np.isfinite(self._votes).any())
         self.limit = gate.novelty.limit if gate.novelty is not None and self._scales is not None else 1.0
@@ -136,6 +145,8 @@ def _span(gate: Gate, means: np.ndarray, whitening: np.ndarray) -> tuple[np.ndar
     if gate.kind not in _SINGLE_POINT or len(means) < 2:
         return empty
     means = means.astype(np.float64)
+    if not (np.isfinite(means).all() and np.isfinite(whitening).all()):
+        raise BundleError("the experts' gate statistics give no finite distances; remove the expert that came last")
     if gate.kind == "cosine":
         means = means / np.linalg.norm(means, axis=1, keepdims=True)
     points = means @ whitening.astype(np.float64).T
