@@ -15,6 +15,10 @@ from mile_edge.cli.main import _COMMANDS, main
 REFERENCE = Path(__file__).parents[1] / "bundles" / "reference"
 
 
+# Counts of 64 bits do not hold it.
+HUGE = str(10**23)
+
+
 FORMS = ("calibrate gate", "calibrate int8", "experts add", "experts list", "experts remove", "experts verify")
 FORMS += ("peft export", "peft import", "train base", "train expert")
 
@@ -45,6 +49,22 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["evaluate", str(REFERENCE), "/nowhere", "--fuse", "--sensor-profile", "/nowhere"],
         ["replay", str(REFERENCE), str(REFERENCE), "--threads", "99999999"],
         ["replay", str(REFERENCE), __file__, "--workers", "0"],
+        ["replay", str(REFERENCE), __file__, "--workers", HUGE],
+        ["replay", str(REFERENCE), __file__, "--limit", HUGE],
+        ["replay", str(REFERENCE), __file__, "--limit", "1e3"],
+        ["replay", str(REFERENCE), __file__, "--limit"],
+        ["replay", str(REFERENCE), __file__, "--limmit", "3", "--backend", "cuda"],
+        ["world", "/tmp/never", "--frames", HUGE],
+        ["world", "/tmp/never", "--seed", HUGE],
+        ["world", "/tmp/never", "--size", f"{HUGE}x64"],
+        ["world", "/tmp/never", "--bag", "--seconds", "inf"],
+        ["demo", "--rate", "nan"],
+        ["bench", str(REFERENCE), "--rounds", HUGE],
+        ["evaluate", str(REFERENCE), "/nowhere", "--every", HUGE],
+        ["study", str(REFERENCE.parents[1] / "studies" / "small.yaml"), "--workers", HUGE],
+        ["experts", "ad", str(REFERENCE), "fog.safetensors"],
+        ["nonsense"],
+        [],
     ],
     ids=lambda arguments: " ".join(arguments[:2]),
 )

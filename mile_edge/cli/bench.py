@@ -8,6 +8,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from mile_edge.cli.options import check_range
+
 _EXAMPLES = """examples:
   mile-edge bench bundles/reference
   mile-edge bench bundles/reference --experts 128 --rounds 50 --json"""
@@ -37,14 +39,12 @@ def run(args: argparse.Namespace) -> int:
 
     from mile_edge.bundle import Bundle
     from mile_edge.bundle.manifest import MAX_EXPERTS
-    from mile_edge.errors import RecipeError
+    from mile_edge.runtime.backends import network_threads
     from mile_edge.runtime.bench import bench
 
-    for option, value in (("rounds", args.rounds), ("experts", args.experts), ("threads", args.threads)):
-        if value is not None and value < 1:
-            raise RecipeError(f"--{option} is {value}; give at least 1")
-    if args.experts is not None and args.experts >= MAX_EXPERTS:
-        raise RecipeError(f"--experts is {args.experts}; give at most {MAX_EXPERTS - 1}, which a bank holds")
+    # One row of a bank is the base's.
+    check_range(args, {"rounds": (1, 10**6), "experts": (1, MAX_EXPERTS - 1)})
+    network_threads(args.threads)
     bundle = Bundle.open(args.bundle)
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
         line = bar.add_task("rounds", total=args.rounds)

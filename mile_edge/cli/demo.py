@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mile_edge.cli.options import check_range
 from mile_edge.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
         raise BundleError(
             f"bundle {args.bundle} does not exist; run from a clone of the repository or name one with --bundle"
         )
+    check_range(args, {"seconds": (0.001, 1e6), "rate": (0.001, 1e4), "seed": (0, 2**31)})
     segments = [(domain.strip(), args.seconds) for domain in args.domains.split(",")]
     try:
         args.out.mkdir(parents=True, exist_ok=True)

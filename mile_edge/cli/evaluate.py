@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.cli.options import image_size, name_domains, names
-from mile_edge.errors import BundleError, DataError, RecipeError
+from mile_edge.cli.options import MANY, check_range, image_size, name_domains, names
+from mile_edge.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
     from mile_edge.bundle import ClassLabel
@@ -80,10 +80,9 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.data.sensors import load_profile
     from mile_edge.replay.folders import evaluate_folders
 
+    check_range(args, {"every": (1, MANY), "seed": (0, 2**31 - 1)})
     if args.fuse:
         return _fuse(args)
-    if args.every < 1:
-        raise DataError(f"--every is {args.every}; give 1 for all frames or more for a sample")
     profile = load_profile(args.sensor_profile) if args.sensor_profile else None
     folders = [FolderDataset(path, profile=profile, every=args.every) for path in args.data]
     name_domains(folders, args.domain or ())

@@ -8,8 +8,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from mile_edge.errors import MileError
+from mile_edge.errors import MileError, RecipeError
 
 _COMMANDS = {
     "demo": "replay a freshly made multi-sensor bag through the reference bundle",
@@ -27,6 +28,20 @@ _COMMANDS = {
     "inspect": "show what a bundle or an expert file holds",
 }
 _WORKSHOP = {"torch", "transformers", "onnx", "onnxscript", "peft"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with an argument in one sentence, as everything else is said, without the list of options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments.
+
+        Raises:
+            RecipeError: always.
+        """
+        for term, said in (("invalid int value:", "no whole number:"), ("invalid float value:", "no number:")):
+            message = message.replace(term, said)
+        raise RecipeError(f"{message.removeprefix('argument ')}; {self.prog} --help shows what it takes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mile-edge",
         description="One small frozen segmentation network, and a tiny expert slipped in for each situation.",
         epilog="Start with: mile-edge demo\nEvery command answers --help with examples.",

@@ -6,17 +6,23 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from mile_edge.errors import DataError
+from mile_edge.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from mile_edge.data.folder import FolderDataset
 
 
+# More frames than any disk holds; what counts them counts in 64 bits.
+MANY = 10**12
+
+
 def image_size(text: str) -> tuple[int, int]:
-    """``HxW`` as (height, width), each at least 32 pixels."""
+    """``HxW`` as (height, width), each 32 to 65535 pixels."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts) or min(map(int, parts)) < 32:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give height x width of at least 32, such as 240x320")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts) or max(map(len, parts)) > 5:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no size; give height x width, such as 240x320")
+    if not 32 <= min(map(int, parts)) <= max(map(int, parts)) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give sides of 32 to 65535 pixels, such as 240x320")
     return int(parts[0]), int(parts[1])
 
 
@@ -29,13 +35,13 @@ def check_range(args: argparse.Namespace, bounds: Mapping[str, tuple[float, floa
     """Hold options against their least and greatest values; one that was not given is not held.
 
     Raises:
-        DataError: one is beyond them, or no number.
+        RecipeError: one is beyond them, or no number.
     """
     for option, (low, high) in bounds.items():
         value = getattr(args, option)
         # NaN is within no bounds.
         if value is not None and not low <= value <= high:
-            raise DataError(f"--{option} is {value}; give {low} to {high}")
+            raise RecipeError(f"--{option.replace('_', '-')} is {value}; give {low} to {high}")
 
 
 def name_domains(folders: Sequence[FolderDataset], domains: Sequence[str]) -> None:

@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mile_edge.cli.options import check_range
 from mile_edge.errors import RecipeError
+from mile_edge.workers import MAX_WORKERS
 
 if TYPE_CHECKING:
     from mile_edge.studies.run import Progress
@@ -59,8 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.studies.report import build_report, chosen_cells, latency_cell, study_cells
     from mile_edge.studies.run import run_cells
 
-    if args.workers is not None and args.workers < 1:
-        raise RecipeError(f"--workers is {args.workers}; give at least 1")
+    check_range(args, {"workers": (1, MAX_WORKERS)})
     recipe = load_study(args.recipe)
     out = args.out or Path("out/studies") / recipe.name
     store = Store(args.cells or Path("out/studies/cells"))

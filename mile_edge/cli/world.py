@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mile_edge.cli.options import image_size
+from mile_edge.cli.options import check_range, image_size
 from mile_edge.data.world import DOMAINS, SENSORS, World, write_bag, write_drives, write_folder, write_preview
 from mile_edge.data.world.writer import Progress as Report
 from mile_edge.errors import RecipeError
@@ -30,6 +30,9 @@ appear only when complete. The same options always make the same frames; other s
 
 
 ALL = "all"
+# Seeds are 32 bits, and a folder takes one for each street.
+_BOUNDS = {"frames": (1, 10**9), "per_street": (1, 10**9), "streets": (1, 1000), "seed": (0, 2**31)}
+_BOUNDS |= {"seconds": (0.001, 1e6), "rate": (0.001, 1e4)}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -84,8 +87,7 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError(f"OUT is {args.out} and --preview is {args.preview}; give one of the two.")
     if not args.preview and not args.out:
         raise RecipeError("No output was named; give OUT, or --preview FILE.png.")
-    if min(args.frames, args.per_street, args.streets) < 1:
-        raise RecipeError("--frames, --per-street and --streets must each be at least 1; give larger numbers.")
+    check_range(args, _BOUNDS)
     with _bar() as report:
         if args.preview:
             seeds = range(args.seed, args.seed + args.streets)

@@ -11,6 +11,9 @@ from mile_edge.errors import RecipeError
 from mile_edge.runtime.backends import network_threads
 from mile_edge.runtime.fusion import TOLERANCE_NS
 
+# More than any bag holds.
+MAX_FRAMES = 10**12
+
 
 @dataclass(frozen=True)
 class ReplayOptions:
@@ -55,10 +58,12 @@ def check_options(options: ReplayOptions) -> None:
     """Refuse numbers that leave nothing to do.
 
     Raises:
-        RecipeError: a limit below 1, or a number of threads that no network can run on.
+        RecipeError: a limit below 1 or beyond any bag, or a number of threads that no network can run on.
     """
     if options.limit is not None and options.limit < 1:
         raise RecipeError(f"A limit of {options.limit} frames leaves nothing to replay; give 1 or more.")
+    if options.limit is not None and options.limit > MAX_FRAMES:
+        raise RecipeError(f"A limit of {options.limit} frames is none; give at most {MAX_FRAMES}, or leave it out.")
     network_threads(options.threads)
     if options.tolerance_ns < 0:
         raise RecipeError(f"A tolerance of {options.tolerance_ns / 1e6:g} ms pairs nothing; give 0 or more.")

@@ -9,6 +9,6 @@ frozen dataclass with ``__call__``.
 """
 
 from mile_edge.workers.jobs import Context, Outcome, Prepare, StoppedError, Work
-from mile_edge.workers.run import run_jobs
+from mile_edge.workers.run import MAX_WORKERS, run_jobs
 
-__all__ = ["Context", "Outcome", "Prepare", "StoppedError", "Work", "run_jobs"]
+__all__ = ["MAX_WORKERS", "Context", "Outcome", "Prepare", "StoppedError", "Work", "run_jobs"]

@@ -11,6 +11,10 @@ from mile_edge.workers import processes, ray_cluster
 from mile_edge.workers.jobs import Context, Job, Outcome, Prepare, do
 
 
+# A process each, or an actor of a cluster.
+MAX_WORKERS = 10_000
+
+
 def run_jobs(
     prepare: Prepare,
     jobs: Sequence[Job],
@@ -39,11 +43,13 @@ def run_jobs(
         tell: called with a job and what its worker told.
 
     Raises:
-        RecipeError: fewer than one worker, or Ray is missing or cannot be reached.
+        RecipeError: fewer than one worker or more than can be, or Ray is missing or cannot be reached.
         MileError: what `prepare` raised in a worker; jobs cannot be done at all.
     """
     if workers < 1 or threads < 1:
         raise RecipeError(f"{workers} workers of {threads} threads cannot do anything; give 1 or more of each.")
+    if workers > MAX_WORKERS:
+        raise RecipeError(f"{workers} workers are more than can be started; give at most {MAX_WORKERS}.")
     if cluster is not None:
         return ray_cluster.run(prepare, jobs, workers, cluster, threads, stop, tell)
     workers = min(workers, max(1, len(jobs)))
