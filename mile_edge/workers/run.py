@@ -10,7 +10,6 @@ from mile_edge.errors import RecipeError
 from mile_edge.workers import processes, ray_cluster
 from mile_edge.workers.jobs import Context, Job, Outcome, Prepare, do
 
-
 # A process each, or an actor of a cluster.
 MAX_WORKERS = 10_000
 
