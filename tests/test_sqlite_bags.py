@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -40,6 +42,18 @@ def test_rows_whose_id_is_no_number_are_counted(without_key: Path) -> None:
         times = [message.time - START for message in bag.messages()]
     assert times == [0, 2, 4]
     assert bag.losses == {DAMAGED_ROW: 2}
+
+
+def test_a_reader_that_is_dropped_after_its_bag_was_closed_says_nothing(
+    without_key: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda given: print(given.exc_value, file=sys.stderr))
+    with Bag.open(without_key) as bag:
+        messages = bag.messages()
+        next(messages)
+    del messages
+    gc.collect()
+    assert capsys.readouterr().err == ""
 
 
 def test_they_are_passed_over_where_the_index_is_lost(without_key: Path) -> None:

@@ -133,7 +133,9 @@ class SqliteStorage:
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of a query; whatever damage makes of it is a `sqlite3.DatabaseError`."""
         try:
-            yield from self._connection.execute(query, values)
+            # Not `yield from`: a generator that is dropped after the bag was closed would close the cursor, too late.
+            for row in self._connection.execute(query, values):  # noqa: UP028
+                yield row
         except (UnicodeDecodeError, OverflowError, MemoryError):
             # SQLite quotes the damaged schema in its message, which Python then fails to decode.
             raise sqlite3.DatabaseError("damaged") from None
