@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 found something wrong, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _check_given(arguments)
         # Inside: importing a command takes seconds on a small machine, and Ctrl-C may come then, too.
         args = _parser(arguments).parse_args(arguments)
         return int(args.run(args) or 0)
@@ -75,6 +76,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         print(f"mile-edge: {about}{reason}; check the path, its permissions and the disk", file=sys.stderr)
         return 2
+
+
+def _check_given(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument: as a path it would be the folder one stands in, as a hash or a name none at all.
+
+    Raises:
+        RecipeError: one is empty, as a variable of the shell that nobody has set.
+    """
+    for place, argument in enumerate(arguments):
+        if argument and not (argument.startswith("--") and argument.endswith("=")):
+            continue
+        before = arguments[place - 1] if place else ""
+        what = argument[:-1] or (before if before.startswith("--") else f"argument {place + 1}")
+        raise RecipeError(f"{what} is empty; give it a value or leave it out (is a variable of the shell not set?)")
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -31,8 +31,8 @@ appear only when complete. The same options always make the same frames; other s
 
 ALL = "all"
 # Seeds are 32 bits, and a folder takes one for each street.
-_BOUNDS = {"frames": (1, 10**9), "per_street": (1, 10**9), "streets": (1, 1000), "seed": (0, 2**31)}
-_BOUNDS |= {"seconds": (0.001, 1e6), "rate": (0.001, 1e4)}
+_BOUNDS: dict[str, tuple[float, float]] = {"frames": (1, 10**9), "per_street": (1, 10**9), "streets": (1, 1000)}
+_BOUNDS |= {"seed": (0, 2**31), "seconds": (0.001, 1e6), "rate": (0.001, 1e4)}
 
 
 def add_parser(subparsers: Any) -> None:
