@@ -17,6 +17,8 @@ from rosbags.highlevel import AnyReader
 
 from mile_edge.data.bags import MISSING_FILE, UNREADABLE_FILE, Bag
 from mile_edge.data.storage.mcap_records import CHUNK, MESSAGE_INDEX, records_in
+from mile_edge.data.storage.records import UNKNOWN_COMPRESSION
+from mile_edge.data.storage.segments import zstd
 from mile_edge.errors import BagError
 
 SHARED = Path(os.environ.get("MILE_EDGE_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
@@ -168,6 +170,26 @@ def test_what_is_no_bag_is_refused_in_one_sentence(name: str, content: bytes, tm
             Bag.open(place)
         assert str(place) in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_there_and_no_bag_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "no.db3.zstd").write_bytes(zstd.compress(b"words, and no bag" * 20))
+    told = {"pipe": "neither a file nor a folder", "loop": "too many levels of symbolic links", "none": "not exist"}
+    for name, words in {**told, "no.db3.zstd": "no.db3.zstd' cannot be read"}.items():
+        with pytest.raises(BagError, match=words) as refused:
+            Bag.open(tmp_path / name)
+        assert f"'{tmp_path / name}'" in str(refused.value)
+
+
+def test_a_chunk_of_an_unknown_compression_is_named_so(recorded: dict[str, Path], tmp_path: Path) -> None:
+    file = bag_file(recorded["mcap-zstd"])
+    (tmp_path / "other.mcap").write_bytes(file.read_bytes().replace(b"\x04\0\0\0zstd", b"\x04\0\0\0snap"))
+    indices, losses, bag = read(tmp_path / "other.mcap")
+    assert indices == []
+    assert set(losses) == {UNKNOWN_COMPRESSION} and losses[UNKNOWN_COMPRESSION] == FRAMES
+    assert "'snap'" in " ".join(bag.notes)
 
 
 def test_a_database_that_is_no_bag_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,6 +103,25 @@ def test_a_bag_that_cannot_be_replayed_is_a_row_and_the_others_are_done(bags: li
     assert "holds no topics" in report["bags"][0]["error"] and "does not exist" in report["bags"][2]["error"]
     assert (report["bags_done"], report["bags_failed"], report["bags_to_do"]) == (1, 2, 0)
     assert "holds no topics" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read its own bag")
+def test_a_bag_that_may_not_be_read_is_a_row_and_the_others_are_done(bags: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for kind in ("open", "closed"):
+            shutil.copytree(bags[0], folder / kind)
+        for path in (folder, *folder.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        (folder / "closed").chmod(0)
+        os.seteuid(65534)
+        try:
+            given = [str(folder / "closed"), str(folder / "closed" / "drive-0.mcap"), str(folder / "open")]
+            report = replay_fleet(REFERENCE, given, options(folder / "out")).report
+        finally:
+            os.seteuid(0)
+    assert [row["state"] for row in report["bags"]] == ["failed", "failed", "done"]
+    assert all("permission denied" in row["error"] for row in report["bags"][:2])
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])

@@ -10,6 +10,7 @@ import heapq
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -178,18 +179,38 @@ def _plain(record: Record) -> bytes | memoryview:
     return record.data
 
 
+def bag_entries(path: Path) -> list[Path]:
+    """What lies at a bag's path: the file itself, or all that its folder holds, by name.
+
+    Raises:
+        BagError: it is neither, or may not be read.
+    """
+    remedy = "give a bag folder or a .mcap, .db3 or .bag file"
+    try:
+        kind = path.stat().st_mode
+        if stat.S_ISREG(kind):
+            return [path]
+        if stat.S_ISDIR(kind):
+            return sorted(path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise BagError(f"The bag '{path}' does not exist; {remedy}.") from None
+    except (OSError, ValueError) as problem:
+        reason = (getattr(problem, "strerror", None) or str(problem)).lower()
+        raise BagError(f"The bag '{path}' cannot be read ({reason}); check its permissions, or {remedy}.") from None
+    raise BagError(f"The bag '{path}' is neither a file nor a folder; {remedy}.")
+
+
 def _files_of(path: Path, losses: Counter[str]) -> list[Path]:
-    if path.is_file():
+    entries = bag_entries(path)
+    if entries == [path]:
         return [path]
-    if not path.is_dir():
-        raise BagError(f"The bag '{path}' does not exist; give a bag folder or a .mcap, .db3 or .bag file.")
     listed = _listed_files(path)
     if listed:
         present = [file for file in listed if os.path.isfile(file)]  # noqa: PTH113
         add_loss(losses, MISSING_FILE, len(listed) - len(present))
         if present:
             return present
-    found = sorted((file for file in path.iterdir() if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
+    found = sorted((file for file in entries if file.suffix in _SUFFIXES and file.is_file()), key=_natural)
     if not found:
         raise BagError(f"The folder '{path}' holds no bag; it needs a .mcap, .db3 or .bag file.")
     return found
@@ -220,7 +241,7 @@ def _open_storage(path: Path, stack: ExitStack) -> Storage:
             plain = folder / path.name.removesuffix(".zstd")
             with path.open("rb") as packed, plain.open("wb") as target:
                 _unpack(UnpackedFile(packed), target, path, folder)
-            return _open_storage(plain, stack)
+            return _open_unpacked(plain, path, stack)
         # A damaged first page may hide the magic: then the name decides.
         opener = _STORAGES.get(kind or path.suffix)
         if opener is None or not head:
@@ -229,6 +250,14 @@ def _open_storage(path: Path, stack: ExitStack) -> Storage:
     except (OSError, EOFError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) and problem.strerror else "it is damaged"
         raise BagError(f"The bag file '{path}' cannot be read: {reason}.") from None
+
+
+def _open_unpacked(plain: Path, path: Path, stack: ExitStack) -> Storage:
+    try:
+        return _open_storage(plain, stack)
+    except BagError as problem:
+        # The copy is gone when this is read, and nobody has ever heard of it.
+        raise BagError(str(problem).replace(str(plain), str(path))) from None
 
 
 def _unpack(packed: UnpackedFile, target: BinaryIO, path: Path, folder: Path) -> None:

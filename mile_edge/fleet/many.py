@@ -15,6 +15,7 @@ from typing import Any
 
 from mile_edge import __version__
 from mile_edge.bundle import Bundle
+from mile_edge.data.bags import bag_entries
 from mile_edge.errors import BagError, BundleError, MileError, RecipeError
 from mile_edge.fleet.merge import Bags, merged_report
 from mile_edge.fleet.page import render_fleet
@@ -241,14 +242,10 @@ def _fingerprint(source: str, about: dict[str, Any]) -> str:
     if is_url(source):
         version: Any = bag_version(source)
     else:
-        path = Path(source)
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
         try:
-            status = [(file.name, file.stat()) for file in files]
-        except OSError:
-            raise BagError(
-                f"The bag '{source}' does not exist; give a bag folder or a .mcap, .db3 or .bag file."
-            ) from None
+            status = [(file.name, file.stat()) for file in bag_entries(Path(source))]
+        except OSError as problem:
+            raise BagError(f"The bag '{source}' cannot be read ({problem.strerror}); check its permissions.") from None
         version = [[name, found.st_size, found.st_mtime_ns] for name, found in status]
     text = json.dumps([source, version, about], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import BinaryIO, Generic, Protocol, TypeVar
 
 from mile_edge.data.storage.records import CUT_SHORT, UNKNOWN_CHANNEL, Channel, Record, add_loss
-from mile_edge.data.storage.segments import DamagedError, Segment, count_unread, in_time_order, read_segment
+from mile_edge.data.storage.segments import (
+    COMPRESSIONS,
+    DamagedError,
+    Segment,
+    count_unread,
+    in_time_order,
+    is_known,
+    read_segment,
+)
 
 
 class ChunkLayout(Protocol):
@@ -41,6 +49,9 @@ class ChunkedStorage(ABC, Generic[LayoutT]):
         self.notes: list[str] = []
         if not self._layout.closed:
             self.notes.append(f"{path.name} was not closed by its recorder and has no index; it was read by a scan")
+        if strange := {segment.compression for segment in self._layout.segments if not is_known(segment)}:
+            named = ", ".join(sorted(map(ascii, strange))[:4])
+            self.notes.append(f"{path.name} has chunks of compression {named}; read are {', '.join(COMPRESSIONS)}")
         self._look_into_segments()
         self.channels: tuple[Channel, ...] = tuple(self._with_counts())
 

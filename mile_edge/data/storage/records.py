@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 # The reasons under which losses inside a file are counted; each counts messages unless it says otherwise.
 CUT_SHORT = "bag file cut short"
 DAMAGED_CHUNK = "message in a damaged chunk"
+UNKNOWN_COMPRESSION = "message in a chunk of a compression that is not read"
 DAMAGED_RECORD = "damaged record"
 DAMAGED_ROW = "damaged database row"
 UNKNOWN_CHANNEL = "message of a channel whose description is lost"

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from lz4.frame import LZ4FrameDecompressor
 
-from mile_edge.data.storage.records import DAMAGED_CHUNK, DAMAGED_RECORD, Record, add_loss
+from mile_edge.data.storage.records import DAMAGED_CHUNK, DAMAGED_RECORD, UNKNOWN_COMPRESSION, Record, add_loss
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -25,6 +25,7 @@ else:
 MAX_CHUNK = 256 << 20
 # Records that stand outside any chunk are read in stretches of about this many bytes.
 STRETCH = 1 << 20
+COMPRESSIONS = ("zstd", "lz4", "bz2")
 
 
 class DamagedError(Exception):
@@ -76,6 +77,11 @@ def read_segment(file: BinaryIO, segment: Segment) -> memoryview:
     return memoryview(raw)
 
 
+def is_known(segment: Segment) -> bool:
+    """Whether a segment is of a compression that is read here; damage may have made its name another."""
+    return segment.compression in ("", "none", *COMPRESSIONS)
+
+
 def _decompress(data: bytes, segment: Segment) -> bytes:
     if segment.compression in ("", "none"):
         return data
@@ -103,7 +109,7 @@ def count_unread(segment: Segment, found: int, wanted: Collection[int], whole: b
         whole: its bytes decompressed, so that single records in it are damaged and not all of it.
         losses: counted into.
     """
-    reason = DAMAGED_RECORD if whole else DAMAGED_CHUNK
+    reason = DAMAGED_RECORD if whole else DAMAGED_CHUNK if is_known(segment) else UNKNOWN_COMPRESSION
     if segment.cut:
         # Counted when it is read: how much the file's end took is not known.
         return
