@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from bundle_makers import another
+from recording import START, Recording
 
 from mile_edge.bundle import Bundle, ClassLabel, Expert, ShadowPlan, write_expert
+from mile_edge.cli.main import main
+from mile_edge.data.world import write_folder
 from mile_edge.errors import BundleError, RecipeError
+from mile_edge.fleet import replay_fleet
+from mile_edge.replay import ReplayOptions, replay
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.shadow import Sample, ShadowRun
 
@@ -138,6 +143,30 @@ def test_a_shadow_run_survives_a_restart_and_a_new_class_comes_with_it(
         assert segmenter.wait_for_shadow(PATIENCE_S)
         assert segmenter.experts[-1] == "mist"
         assert segmenter.classes[-1] == boat
+
+
+def test_what_measures_leaves_the_candidate_in_shadow_and_the_bundle_as_it_is(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Bundle.open(tiny_bundle).add(candidate_file(tiny_bundle, tmp_path), shadow=ShadowPlan(2, every=1))
+    with Recording(tmp_path / "drive") as recording:
+        for index in range(4):
+            frame = np.random.default_rng(index).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+            recording.image("/camera/image_raw", START + index * 100_000_000, "rgb8", frame)
+    write_folder(tmp_path / "fog", [0], 3, "fog", size=(48, 64))
+    before = (tiny_bundle / "manifest.json").read_bytes()
+    out = ReplayOptions(out=tmp_path / "out", threads=1)
+    (note,) = replay(tiny_bundle, tmp_path / "drive", out).report["notes"]
+    assert note.startswith("expert mist stays in shadow") and "--shadow" in note
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog")]) == 0
+    assert (tiny_bundle / "manifest.json").read_bytes() == before
+    with pytest.raises(RecipeError, match="--shadow"):
+        replay_fleet(tiny_bundle, [str(tmp_path / "drive")], replace(out, shadow=True))
+    (note,) = replay(tiny_bundle, tmp_path / "drive", replace(out, shadow=True)).report["notes"]
+    assert note.startswith("expert mist is now live: 2 of 2 frames compared")
+    assert "mist" in [entry.name for entry in Bundle.open(tiny_bundle).manifest.experts]
+    (note,) = replay(tiny_bundle, tmp_path / "drive", replace(out, shadow=True)).report["notes"]
+    assert "no expert in shadow" in note
 
 
 def test_one_candidate_at_a_time_and_only_where_there_is_a_row_for_it(tiny_bundle: Path, tmp_path: Path) -> None:

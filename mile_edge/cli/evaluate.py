@@ -127,7 +127,7 @@ def _fuse(args: argparse.Namespace) -> int:
         raise RecipeError(f"--fuse takes every moment as its folders describe it; leave out {option}")
     drives = [AlignedFolders(path) for path in args.data]
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with Segmenter.open(args.model, hysteresis=0) as segmenter, bar:
+    with Segmenter.open(args.model, hysteresis=0, shadow=False) as segmenter, bar:
         line = bar.add_task("moments", total=sum(map(len, drives)))
         account = evaluate_fused(segmenter, drives, lambda done: bar.update(line, completed=done))
     if args.json:
@@ -167,7 +167,7 @@ def _bundle(args: argparse.Namespace) -> tuple[Predictor, tuple[ClassLabel, ...]
 
     bundle = Bundle.open(args.model)
     # Folders hold single frames, not a stream: there is no last expert to stay with.
-    segmenter = Segmenter(bundle, hysteresis=0)
+    segmenter = Segmenter(bundle, hysteresis=0, shadow=False)
     if args.expert and args.routing != "gate":
         raise RecipeError(
             f"--expert {args.expert} and --routing {args.routing} contradict each other; give one of them"

@@ -28,7 +28,11 @@ _WIDE = 110
 def add_shadow(command: argparse.ArgumentParser) -> None:
     """`--shadow`, `--every` and what the expert must show meanwhile."""
     command.add_argument(
-        "--shadow", type=int, metavar="FRAMES", help="compare it with the live choice on so many frames, then go live"
+        "--shadow",
+        type=int,
+        metavar="FRAMES",
+        help="compare it with the live choice on so many frames, then go live; "
+        "in a running node or Segmenter, or by replay --shadow",
     )
     command.add_argument("--every", type=int, default=10, metavar="N", help="in shadow, on one frame in N (default 10)")
     command.add_argument(

@@ -145,6 +145,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--record-mb", type=float, default=100.0, metavar="MB", help="that this ring may take (default 100)"
     )
+    parser.add_argument(
+        "--shadow",
+        action="store_true",
+        help="compare the expert in shadow on these frames, and let it go live or be withdrawn at the end of its plan; "
+        "otherwise a replay never changes the bundle",
+    )
     parser.add_argument("--json", action="store_true", help="print report.json to stdout")
     parser.set_defaults(run=run)
 
@@ -167,6 +173,7 @@ def run(args: argparse.Namespace) -> int:
         fallback=args.fallback,
         record_novel=args.record_novel,
         record_mb=args.record_mb,
+        shadow=args.shadow,
     )
     bags = list_bags(args.bags)
     fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.cluster

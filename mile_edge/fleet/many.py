@@ -132,6 +132,10 @@ def replay_fleet(
         RecipeError: an option cannot work, or the outputs cannot be written.
     """
     check_options(options)
+    if options.shadow:
+        raise RecipeError(
+            "--shadow may change the bundle between two bags; replay one bag by itself, without --workers"
+        )
     if options.threads is None and (workers > 1 or cluster is not None):
         options = replace(options, threads=1)
     if options.class_map is not None:

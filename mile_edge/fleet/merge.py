@@ -51,7 +51,7 @@ def merged_report(loaded: Bundle, manifest_sha256: str, bags: Bags, out: Path, c
     examples: dict[str, str] = {}
     left_out: dict[str, str] = {}
     labels: dict[str, str] = {}
-    notes: list[str] = []
+    told: dict[str, list[str]] = {}
     spans: Counter[str] = Counter()
     parts = [bags.parts[number] for number in sorted(bags.parts)]
     for part in parts:
@@ -60,9 +60,11 @@ def merged_report(loaded: Bundle, manifest_sha256: str, bags: Bags, out: Path, c
         examples = {**part["skipped_examples"], **examples}
         left_out.update(part["left_out"])
         labels.update(part["labels"])
-        notes += [f"{Path(part['source']).name}: {note}" for note in part["notes"]]
+        for note in part["notes"]:
+            told.setdefault(note, []).append(Path(part["source"]).name)
         for name, topic in part["topics"].items():
             spans[name] += topic["last"] - topic["first"]
+    notes = [f"{names[0] if len(names) == 1 else f'{len(names)} bags'}: {note}" for note, names in told.items()]
     todo = len(bags.sources) - len(parts) - len(bags.failed)
     about = Circumstances(
         describe_bundle(loaded, manifest_sha256),

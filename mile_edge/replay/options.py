@@ -35,6 +35,8 @@ class ReplayOptions:
         fallback: what serves a novel stream, see `Segmenter.open`.
         record_novel: folder of a ring that keeps novel frames.
         record_mb: megabytes that this ring may take.
+        shadow: run the expert that the bundle has in shadow, which may go live or be withdrawn by it; otherwise a
+            replay leaves the bundle as it is.
     """
 
     out: Path = Path("out/replay")
@@ -52,6 +54,7 @@ class ReplayOptions:
     fallback: str | None = None
     record_novel: Path | None = None
     record_mb: float = 100.0
+    shadow: bool = False
 
 
 def check_options(options: ReplayOptions) -> None:

@@ -101,7 +101,9 @@ def replay_next(
 
 def open_segmenter(bundle: Bundle, options: ReplayOptions) -> Segmenter:
     """The segmenter that the options ask for."""
-    return Segmenter(bundle, threads=options.threads, backend=options.backend, fallback=options.fallback)
+    return Segmenter(
+        bundle, threads=options.threads, backend=options.backend, fallback=options.fallback, shadow=options.shadow
+    )
 
 
 def _class_map(options: ReplayOptions, bundle: Bundle) -> np.ndarray:
@@ -134,6 +136,7 @@ def _replay(
         run = _Run(segmenter, tally, progress, stop, ring)
         try:
             run.all(frames, plan, folder, options, _total(opened, plan, options.limit))
+            run.notes += _shadow_notes(segmenter, options)
             report = build_report(run.tally, _about(loaded, opened, plan, frames, run))
             return ReplayResult(report, _publish(report, run.tally, folder, options), run.tally, plan)
         except (OSError, WriterError) as problem:
@@ -229,6 +232,25 @@ def _novel(frame: BagFrame, result: Segmentation) -> NovelFrame:
     return NovelFrame(
         frame.topic, frame.encoding, frame.pixels, stamp_of(frame), frame.frame_id, result.expert[0], novelty
     )
+
+
+def _shadow_notes(segmenter: Segmenter, options: ReplayOptions) -> list[str]:
+    """What became of the expert that the bundle had in shadow."""
+    if not options.shadow:
+        candidate = segmenter.bundle.manifest.candidate
+        return (
+            [f"expert {candidate.name} stays in shadow; a replay leaves the bundle as it is, unless asked by --shadow"]
+            if candidate is not None
+            else []
+        )
+    segmenter.wait_for_shadow()
+    report = segmenter.shadow
+    if report is None:
+        return ["the bundle has no expert in shadow, so that --shadow changed nothing"]
+    ends = {"running": "still in shadow; the next run begins anew", "live": "now live", "withdrawn": "withdrawn"}
+    told = f"expert {report.name} is {ends.get(report.outcome, 'still in shadow')}: {report.compared} of "
+    told += f"{report.plan.frames} frames compared, {report.picked} of them would have been its own"
+    return [told + (f", {report.agreement:.1%} of pixels as live" if report.agreement is not None else "")]
 
 
 def _profiles(bundle: Bundle, given: tuple[SensorProfile, ...]) -> dict[str, SensorProfile]:

@@ -81,7 +81,7 @@ def bench(
     with tempfile.TemporaryDirectory(prefix="mile-edge-bench-") as folder:
         made_up, spare = _fill(bundle, wanted, Path(folder))
         base = _base_session(bundle.base_graph_path, threads)
-        with Segmenter.open(made_up.path, threads=threads, hysteresis=0) as segmenter:
+        with Segmenter.open(made_up.path, threads=threads, hysteresis=0, shadow=False) as segmenter:
             result = _measure(made_up, segmenter, base, spare, rounds, threads, report)
     return replace(result, fused_over_batch=_fused_over_batch(bundle, rounds, threads))
 
@@ -172,7 +172,7 @@ def _fused_over_batch(bundle: Bundle, rounds: int, threads: int) -> float | None
     kinds, network = ("camera", "depth", "thermal"), bundle.manifest.network
     frames = np.random.default_rng(0).integers(0, 256, (4, len(kinds), network.height, network.width, 3), np.uint8)
     ratios = []
-    with Segmenter.open(bundle.path, threads=threads, hysteresis=0) as segmenter:
+    with Segmenter.open(bundle.path, threads=threads, hysteresis=0, shadow=False) as segmenter:
 
         def fused(batch: np.ndarray) -> None:
             segmenter.fuse({kind: SensorFrame(frame, 1, kind) for kind, frame in zip(kinds, batch, strict=True)})

@@ -53,11 +53,11 @@ class ExpertChanges(ABC):
     @abstractmethod
     def _follow_fusion(self, bundle: Bundle) -> None: ...
 
-    def _open_changes(self, bundle: Bundle) -> None:
+    def _open_changes(self, bundle: Bundle, shadow: bool) -> None:
         self.trust = Trust()
         # Nothing yet: what was changed while the bundle was being opened must not be missed.
         self._seen: tuple[int, ...] = ()
-        self._shadow = ShadowWatch(self._shadow_pass, self._settle)
+        self._shadow = ShadowWatch(self._shadow_pass, self._settle, shadow)
         self._shadow.follow(bundle)
 
     def add_expert(

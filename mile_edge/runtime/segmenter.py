@@ -39,6 +39,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
         backend: str = "onnx",
         engine: str | os.PathLike[str] | None = None,
         fallback: str | None = None,
+        shadow: bool = True,
     ) -> None:
         self._bundle = bundle
         self._open_routing(bundle.manifest.gate, hysteresis, fallback)
@@ -49,7 +50,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
         self._idle = threading.Condition()
         self._in_flight: dict[int, GateState] = {}
         self._closed = False
-        self._open_changes(bundle)
+        self._open_changes(bundle, shadow)
 
     @classmethod
     def open(
@@ -61,6 +62,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
         backend: str = "onnx",
         engine: str | os.PathLike[str] | None = None,
         fallback: str | None = None,
+        shadow: bool = True,
     ) -> Segmenter:
         """Load a bundle folder.
 
@@ -73,6 +75,8 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             engine: the engine file; ``BUNDLE/engines/BACKEND.engine`` where it is missing.
             fallback: what serves the next frames of a stream that is novel: its ``nearest`` expert, the ``base``, or
                 the gate's usual ``mix`` of experts where it mixes; mix, or else nearest, where it is missing.
+            shadow: run the expert that the bundle has in shadow, which changes the bundle at its end; False for
+                measurements, which leave the bundle and their own times as they are.
 
         Raises:
             BundleError: the folder is no bundle, or is damaged.
@@ -86,6 +90,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             backend=backend,
             engine=engine,
             fallback=fallback,
+            shadow=shadow,
         )
 
     @property

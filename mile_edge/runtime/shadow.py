@@ -215,14 +215,16 @@ class ShadowWatch:
     Args:
         compare: runs one shadow pass.
         settle: makes this candidate live or withdraws it, and no other; says which.
+        runs: False leaves every candidate as it is.
     """
 
     def __init__(
         self,
         compare: Callable[[str, Sample], Comparison | None],
         settle: Callable[[Candidate, ShadowReport], str],
+        runs: bool = True,
     ) -> None:
-        self._compare, self._settle = compare, settle
+        self._compare, self._settle, self._runs = compare, settle, runs
         self._run: ShadowRun | None = None
         self._of: tuple[object, ...] = ()
         #: Whom the run going on is about; None while there is none.
@@ -230,6 +232,8 @@ class ShadowWatch:
 
     def follow(self, bundle: Bundle) -> None:
         """Begin or end the run as the bundle has a candidate or none; the same one under the same classes goes on."""
+        if not self._runs:
+            return
         view = bundle.as_if_live()
         candidate = bundle.manifest.candidate
         of = () if view is None else (candidate, view.manifest.classes)
