@@ -64,6 +64,14 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
         ["study", str(REFERENCE.parents[1] / "studies" / "small.yaml"), "--workers", HUGE],
         ["experts", "ad", str(REFERENCE), "fog.safetensors"],
         ["nonsense"],
+        ["experts", "add", str(REFERENCE), __file__, "--every", "10"],
+        ["experts", "add", str(REFERENCE), __file__, "--max-picked", "0.5"],
+        ["experts", "add", str(REFERENCE), __file__, "--policy", "open", "--keys", "/nowhere"],
+        ["replay", str(REFERENCE), __file__, "--tolerance", "20"],
+        ["replay", str(REFERENCE), __file__, "--record-mb", "20"],
+        ["evaluate", str(REFERENCE), "/nowhere", "--seed", "3"],
+        ["world", "/tmp/never", "--rate", "5"],
+        ["world", "/tmp/never", "--bag", "--frames", "5"],
         ["replay", str(REFERENCE), ""],
         ["replay", "", __file__],
         ["replay", str(REFERENCE), __file__, "--out", ""],
@@ -80,6 +88,17 @@ def test_bad_input_is_one_sentence_and_status_2(arguments: list[str], capsys: py
     assert said.err.startswith("mile-edge: ")
     assert said.err.count("\n") == 1
     assert "Traceback" not in said.err
+
+
+def test_an_option_that_would_do_nothing_says_what_it_needs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for words, needed in (
+        (["experts", "add", str(REFERENCE), __file__, "--min-agreement", "0.9"], "without --shadow"),
+        (["replay", str(REFERENCE), __file__, "--tolerance", "20"], "without --fuse"),
+        (["evaluate", str(REFERENCE), str(REFERENCE), "--seed", "1"], "without --routing random"),
+        (["world", str(tmp_path / "bag"), "--bag", "--per-street", "3"], "without a folder to make"),
+    ):
+        assert main(words) == 2
+        assert needed in capsys.readouterr().err
 
 
 def test_bench_reports_the_contracts_figures(capsys: pytest.CaptureFixture[str]) -> None:

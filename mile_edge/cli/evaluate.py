@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mile_edge.cli.options import MANY, check_range, image_size, name_domains, names
+from mile_edge.cli.options import MANY, belong_to, check_range, image_size, name_domains, names
 from mile_edge.errors import BundleError, RecipeError
 
 if TYPE_CHECKING:
@@ -48,12 +48,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="folders hold one aligned data set per sensor: score every subset of them, fused, beside each alone",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of --routing random (default 0)")
+    parser.add_argument("--seed", type=int, help="of --routing random (default 0)")
     parser.add_argument("--domain", type=names, help="true domain of each folder, in order (default: what they say)")
     parser.add_argument(
         "--size",
         type=image_size,
-        default=(240, 320),
         metavar="HxW",
         help="network size of a base folder (default 240x320)",
     )
@@ -80,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from mile_edge.data.sensors import load_profile
     from mile_edge.replay.folders import evaluate_folders
 
+    belong_to(args, args.routing == "random", "--routing random", {"seed": 0})
     check_range(args, {"every": (1, MANY), "seed": (0, 2**31 - 1)})
     if args.fuse:
         return _fuse(args)
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
         raise BundleError(f"{args.model} is neither a bundle, nor a base's folder or .pth file; give one of these")
     if is_bundle and args.class_map:
         raise RecipeError(f"--class-map is for bases, and classes of {args.model} go by their names; leave it out")
+    belong_to(args, not is_bundle, "the folder of a base", {"size": (240, 320)})
     if is_bundle:
         predict, classes, gate, control = _bundle(args)
     else:
@@ -123,6 +124,7 @@ def _fuse(args: argparse.Namespace) -> int:
     if args.expert or args.routing != "gate":
         raise RecipeError("--fuse leaves every sensor to the gate; leave out --expert and --routing")
     idle = {"--domain": args.domain, "--class-map": args.class_map, "--sensor-profile": args.sensor_profile}
+    idle["--size"] = args.size
     for option in [option for option, value in idle.items() if value] + ["--every"] * (args.every != 1):
         raise RecipeError(f"--fuse takes every moment as its folders describe it; leave out {option}")
     drives = [AlignedFolders(path) for path in args.data]

@@ -18,6 +18,7 @@ from mile_edge.bundle.files import named
 from mile_edge.bundle.history import states
 from mile_edge.bundle.journal import Journal, Record, read_journal
 from mile_edge.bundle.loading import manifest_text
+from mile_edge.cli.options import belong_to
 from mile_edge.cli.output import write_json
 
 SHOWN = 8
@@ -34,17 +35,26 @@ def add_shadow(command: argparse.ArgumentParser) -> None:
         help="compare it with the live choice on so many frames, then go live; "
         "in a running node or Segmenter, or by replay --shadow",
     )
-    command.add_argument("--every", type=int, default=10, metavar="N", help="in shadow, on one frame in N (default 10)")
+    command.add_argument("--every", type=int, metavar="N", help="in shadow, on one frame in N (default 10)")
     command.add_argument(
-        "--min-agreement", type=float, default=0.0, metavar="SHARE", help="in shadow, least share of equal pixels"
+        "--min-agreement", type=float, metavar="SHARE", help="in shadow, least share of equal pixels (default 0)"
     )
     command.add_argument(
-        "--max-picked", type=float, default=1.0, metavar="SHARE", help="in shadow, largest share the gate may give it"
+        "--max-picked",
+        type=float,
+        metavar="SHARE",
+        help="in shadow, largest share that the gate may give it (default 1)",
     )
 
 
 def plan_of(args: argparse.Namespace) -> ShadowPlan | None:
-    """The shadow run that was asked for, or None."""
+    """The shadow run that was asked for, or None.
+
+    Raises:
+        RecipeError: a number is out of its range, or none was asked for and something of it was.
+    """
+    defaults = {"every": 10, "min_agreement": 0.0, "max_picked": 1.0}
+    belong_to(args, args.shadow is not None, "--shadow", defaults)
     if args.shadow is None:
         return None
     return ShadowPlan(args.shadow, args.every, args.min_agreement, args.max_picked)

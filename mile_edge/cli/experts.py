@@ -15,7 +15,7 @@ from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_
 from mile_edge.bundle.files import named
 from mile_edge.cli import expert_history, expert_packages, expert_registry
 from mile_edge.cli.output import write_json
-from mile_edge.errors import BundleError
+from mile_edge.errors import BundleError, RecipeError
 
 EPILOG = """examples:
   mile-edge experts list bundles/reference
@@ -201,15 +201,18 @@ def _list(args: argparse.Namespace) -> int:
 def _add(args: argparse.Namespace) -> int:
     from mile_edge.runtime.bank import servable
 
+    plan, trust = expert_history.plan_of(args), expert_packages.trust_of(args)
+    if args.keys and trust.policy != "signed":
+        raise RecipeError(f"--keys does nothing under --policy {trust.policy}; leave one of the two out")
     before = Bundle.open(args.bundle)
     bundle = before.add(
         args.file,
         args.name,
-        trust=expert_packages.trust_of(args),
+        trust=trust,
         sha256=args.sha256,
         replaces=args.replace,
         downgrade=args.downgrade,
-        shadow=expert_history.plan_of(args),
+        shadow=plan,
         around=servable,
     )
     candidate = bundle.manifest.candidate

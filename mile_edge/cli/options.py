@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mile_edge.errors import DataError, RecipeError
 
@@ -42,6 +42,26 @@ def check_range(args: argparse.Namespace, bounds: Mapping[str, tuple[float, floa
         # NaN is within no bounds.
         if value is not None and not low <= value <= high:
             raise RecipeError(f"--{option.replace('_', '-')} is {value}; give {low} to {high}")
+
+
+def belong_to(args: argparse.Namespace, asked: bool, mode: str, defaults: Mapping[str, Any]) -> None:
+    """Give the options of a mode their defaults, where they are None, and refuse them without it.
+
+    Args:
+        args: changed in place.
+        asked: the mode was asked for.
+        mode: how a message names it.
+        defaults: option to what it is where it was not given.
+
+    Raises:
+        RecipeError: one was given that would do nothing.
+    """
+    for option, default in defaults.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
+        elif not asked:
+            told = f"--{option.replace('_', '-')}"
+            raise RecipeError(f"{told} does nothing without {mode}; give that too, or leave {told} out")
 
 
 def name_domains(folders: Sequence[FolderDataset], domains: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from types import FrameType
 
 from rich.console import Console
 
+from mile_edge.cli.options import belong_to
 from mile_edge.cli.replay_shown import shown_progress, summarise
 from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
@@ -111,7 +112,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=50.0,
         metavar="MS",
         help="how far stamps of one moment may lie apart, in milliseconds (default 50)",
     )
@@ -142,9 +142,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--record-novel", type=Path, metavar="DIR", help="keep frames that no expert knows in a ring of MCAP files"
     )
-    parser.add_argument(
-        "--record-mb", type=float, default=100.0, metavar="MB", help="that this ring may take (default 100)"
-    )
+    parser.add_argument("--record-mb", type=float, metavar="MB", help="that this ring may take (default 100)")
     parser.add_argument(
         "--shadow",
         action="store_true",
@@ -157,6 +155,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     """Replay a bag; returns 0, 1 when not a single frame could be replayed, 130 when interrupted."""
+    belong_to(args, args.fuse, "--fuse", {"tolerance": 50.0})
+    belong_to(args, args.record_novel is not None, "--record-novel", {"record_mb": 100.0})
     options = ReplayOptions(
         out=args.out,
         kinds=dict(args.topic),

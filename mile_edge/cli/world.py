@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mile_edge.cli.options import check_range, image_size
+from mile_edge.cli.options import belong_to, check_range, image_size
 from mile_edge.data.world import DOMAINS, SENSORS, World, write_bag, write_drives, write_folder, write_preview
 from mile_edge.data.world.writer import Progress as Report
 from mile_edge.errors import RecipeError
@@ -57,19 +57,16 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--sensor",
-        default="camera",
         choices=(*SENSORS, ALL),
         help="sensor of a folder; all: a folder per sensor, frames of one moment under one name (default: camera)",
     )
-    parser.add_argument("--frames", type=int, default=200, help="frames of a folder (default: 200)")
-    parser.add_argument("--per-street", type=int, default=10, metavar="N",
+    parser.add_argument("--frames", type=int, help="frames of a folder (default: 200)")
+    parser.add_argument("--per-street", type=int, metavar="N",
                         help="frames of a folder from one street before the next seed (default: 10)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=5.0, help="length of each domain in a bag (default: 5)")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames per second of a bag (default: 10)")
-    parser.add_argument(
-        "--storage", default="mcap", choices=("mcap", "sqlite3"), help="storage of a bag (default: mcap)"
-    )
-    parser.add_argument("--streets", type=int, default=2, metavar="N", help="streets of a preview (default: 2)")
+    parser.add_argument("--seconds", type=float, help="length of each domain in a bag (default: 5)")
+    parser.add_argument("--rate", type=float, help="frames per second of a bag (default: 10)")
+    parser.add_argument("--storage", choices=("mcap", "sqlite3"), help="storage of a bag (default: mcap)")
+    parser.add_argument("--streets", type=int, metavar="N", help="streets of a preview (default: 2)")
     parser.add_argument("--seed", type=int, default=0, help="the first street (default: 0)")
     parser.add_argument(
         "--size", type=image_size, default=(240, 320), metavar="HxW", help="height x width in pixels (default: 240x320)"
@@ -87,6 +84,10 @@ def run(args: argparse.Namespace) -> int:
         raise RecipeError(f"OUT is {args.out} and --preview is {args.preview}; give one of the two.")
     if not args.preview and not args.out:
         raise RecipeError("No output was named; give OUT, or --preview FILE.png.")
+    folder = not args.bag and not args.preview
+    belong_to(args, folder, "a folder to make", {"frames": 200, "per_street": 10, "sensor": "camera"})
+    belong_to(args, args.bag, "--bag", {"seconds": 5.0, "rate": 10.0, "storage": "mcap"})
+    belong_to(args, bool(args.preview), "--preview", {"streets": 2})
     check_range(args, _BOUNDS)
     with _bar() as report:
         if args.preview:
