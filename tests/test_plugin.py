@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -222,6 +223,15 @@ def test_a_graph_that_is_cut_short_is_refused() -> None:
     for length in range(0, len(data) - 1, 37):
         with pytest.raises(BackendError, match="the graph"):
             plugin_graph.without_function(data[:length])
+
+
+def test_an_engine_needs_a_library_again_and_never_the_source_that_was_compiled_into_it(tmp_path: Path) -> None:
+    library = tmp_path / "libmile_low_rank.so"
+    library.write_bytes(b"a library")
+    assert plugin.needed_later(library) == hashlib.sha256(b"a library").hexdigest()
+    assert plugin.needed_later(SOURCE / "low_rank_kernel.cuh") is None
+    with pytest.raises(BackendError, match=r"libgone\.so"):
+        plugin.needed_later(tmp_path / "libgone.so")
 
 
 def test_tensorrt_rtx_takes_no_plugins_and_says_so(tmp_path: Path) -> None:

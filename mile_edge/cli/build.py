@@ -43,7 +43,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="devices to build for, TensorRT-RTX only (default: the one at hand, else all it serves)",
     )
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep kernel timings here (not RTX)")
-    parser.add_argument("--plugin", type=Path, metavar="LIB", help="library with the fused low-rank kernel (plugin/)")
+    parser.add_argument(
+        "--plugin", type=Path, metavar="LIB", help="library with the fused low-rank kernel, or its source"
+    )
     parser.add_argument("--json", action="store_true", help="print the engine's manifest as JSON")
     parser.set_defaults(run=run)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mile_edge.bundle import Bundle
-from mile_edge.bundle.files import hash_regular, named
+from mile_edge.bundle.files import named
 from mile_edge.errors import BackendError
 from mile_edge.runtime.bank import GateState
 from mile_edge.runtime.tensorrt import plugin
@@ -29,7 +29,6 @@ from mile_edge.runtime.tensorrt.lane import Lane
 from mile_edge.runtime.tensorrt.manifest import EngineManifest, check_engine, engine_path
 
 PLUGIN_VARIABLE = "MILE_EDGE_PLUGIN"
-_MAX_LIBRARY = 1 << 30
 
 
 class TensorRTBackend:
@@ -172,7 +171,7 @@ def _load_plugin(api: Api, logger: Any) -> str | None:
     if not library:
         raise BackendError(f"the engine needs the low-rank plugin; set {PLUGIN_VARIABLE} to libmile_low_rank.so")
     plugin.load(api, Path(library), logger)
-    return hash_regular(library, _MAX_LIBRARY, f"plugin {named(library)}", BackendError)
+    return plugin.needed_later(Path(library))
 
 
 def read_engine(path: Path, bundle: Bundle, api: Api) -> tuple[EngineManifest, bytes]:

@@ -38,7 +38,7 @@ class BuildOptions:
             TensorRT-RTX knows where there is none, if empty.
         timing_cache: file of kernel timings, read where it exists and written back; none where missing. TensorRT-RTX
             times nothing while it builds and needs none.
-        plugin: library with the fused ``mile::LowRank`` kernel; native layers serve where missing.
+        plugin: library with the fused ``mile::LowRank`` kernel, or its source; native layers serve where missing.
     """
 
     max_batch: int = 4
@@ -123,7 +123,7 @@ def _engine(
     logger, first_error = logger_for(api)
     plugin_sha = _load_plugin(api, options, logger)
     builder = api.module.Builder(logger)
-    network = _parse(bundle, api, builder, logger, with_plugin=plugin_sha is not None)
+    network = _parse(bundle, api, builder, logger, with_plugin=options.plugin is not None)
     config = _config(bundle, api, builder, network, options, capabilities)
     cache = None if api.is_rtx else _timing_cache(config, options)
     inputs, outputs = _tensors(network)
@@ -168,9 +168,10 @@ def _capabilities(api: Api, options: BuildOptions, device: DeviceInfo | None) ->
 
 
 def _load_plugin(api: Api, options: BuildOptions, logger: Any) -> str | None:
+    """Load the plugin that is asked for; the SHA-256 of what the engine will need of it where it runs."""
     if options.plugin is None:
         return None
-    sha = hash_regular(options.plugin, _MAX_GRAPH, f"plugin {named(options.plugin)}", BackendError)
+    sha = low_rank_plugin.needed_later(options.plugin)
     low_rank_plugin.load(api, options.plugin, logger)
     return sha
 

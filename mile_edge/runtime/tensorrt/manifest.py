@@ -62,7 +62,8 @@ class EngineManifest:
         inputs, outputs: every tensor, in the graph's order.
         capabilities: compute capabilities it runs on, such as ("8.7",).
         device: name of the device it was tuned on; ``None`` for portable RTX engines.
-        plugin_sha256: of the plugin library that it needs; ``None`` where native layers serve.
+        plugin_sha256: of the plugin library that it needs; ``None`` where native layers serve, or a kernel that was
+            compiled into the engine.
         engine_sha256, engine_bytes: of the engine file.
         build_seconds: how long the build took.
     """

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mile_edge.bundle.files import hash_regular, named
 from mile_edge.errors import BackendError
 from mile_edge.runtime.tensorrt import plugin_aot
 from mile_edge.runtime.tensorrt.api import Api
@@ -22,6 +23,21 @@ from mile_edge.runtime.tensorrt.plugin_graph import NAME, for_python_plugin, wit
 VERSION = "1"
 # The parser looks a node up in the empty namespace unless the node names another (seen with TensorRT-RTX 1.7).
 _NAMESPACE = ""
+_SOURCE = ".cuh"
+_MAX_LIBRARY = 1 << 30
+
+
+def needed_later(library: Path) -> str | None:
+    """SHA-256 of a library that an engine built with it needs again where it runs.
+
+    None for a source: its kernel is compiled into the engine, which runs without it.
+
+    Raises:
+        BackendError: the library cannot be read.
+    """
+    if library.suffix == _SOURCE:
+        return None
+    return hash_regular(library, _MAX_LIBRARY, f"plugin {named(library)}", BackendError)
 
 
 def load(api: Api, library: Path, logger: Any) -> None:
@@ -39,7 +55,7 @@ def load(api: Api, library: Path, logger: Any) -> None:
         raise BackendError(f"{api.name} {api.version} takes no plugins; build without one, native layers serve as well")
     if not library.is_file():
         raise BackendError(f"plugin {str(library)!r} does not exist; build it with cmake, see plugin/CMakeLists.txt")
-    if library.suffix == ".cuh":
+    if library.suffix == _SOURCE:
         plugin_aot.register(api, library.resolve().parent, find_device().capability)
         return
     registry = api.module.get_plugin_registry()
