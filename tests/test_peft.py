@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mile_edge.bundle import Bundle, Expert
 from mile_edge.errors import ExpertError
 from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.network.base import describe
+from mile_edge.network.pool import replace_module
 from mile_edge.training.expert import ExpertTask
 from mile_edge.training.peft_folder import read_peft, write_peft
 from mile_edge.training.statistics import GateStatistics
@@ -74,6 +76,28 @@ def test_peft_computes_with_our_export_what_we_compute(
     with torch.no_grad():
         theirs = model(pixel_values=PIXELS).logits
     assert torch.allclose(theirs, ours(bundle, expert), atol=1e-4)
+
+
+@pytest.mark.parametrize(("odd", "said"), [({"groups": 2}, "2 groups"), ({"dilation": 2}, "a dilation of 2")])
+def test_an_expert_beside_a_convolution_that_peft_cannot_follow_is_refused(
+    centre_bundle: Path, odd: dict[str, int], said: str, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(centre_bundle)
+    base, expert = base_of(bundle), made(bundle)
+    layer = next(iter(expert.low_rank))
+    own = base.get_submodule(layer)
+    replace_module(base, layer, torch.nn.Conv2d(own.in_channels, own.out_channels, 3, 2, odd.get("dilation", 1), **odd))
+    # What PEFT itself makes of it, so that this is no longer refused once it can.
+    config = peft.LoraConfig(r=4, target_modules=[layer], init_lora_weights=False)
+    adapted = peft.get_peft_model(copy.deepcopy(base), config)
+    if "dilation" in odd:
+        with pytest.raises(RuntimeError), torch.no_grad():
+            adapted(pixel_values=PIXELS)
+    else:
+        assert adapted.get_submodule(f"base_model.model.{layer}.lora_B.default").weight.shape[1] == 2, "of rank 4"
+    with pytest.raises(ExpertError, match=f"a convolution with {said}, which PEFT"):
+        write_peft(expert, tmp_path / "fog", base)
+    assert not (tmp_path / "fog").exists()
 
 
 @pytest.mark.parametrize(

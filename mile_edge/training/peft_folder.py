@@ -35,10 +35,12 @@ def write_peft(expert: Expert, folder: Path, base: Base, base_model: str = "") -
         base_model: what PEFT should load the base from; for people.
 
     Raises:
-        ExpertError: the expert has no adapter, or the folder cannot be written.
+        ExpertError: the expert has no adapter, PEFT cannot run it, or the folder cannot be written.
     """
     if expert.adapter != "low_rank":
         raise ExpertError(f"expert {expert.name!r} has no low-rank adapter; there is nothing that PEFT could hold")
+    for layer in expert.low_rank:
+        _check_layer(expert.name, layer, base.get_submodule(layer))
     classifier = describe(base).classifier
     tensors: dict[str, np.ndarray] = {}
     for layer, (a, b) in expert.low_rank.items():
@@ -129,6 +131,20 @@ def read_peft(
             f"PEFT folder {folder} holds {next(iter(tensors))}, which the bundle does not adapt; leave it out"
         )
     return assemble(task, statistics, head, low_rank, base_sha256, layout.rank, {"imported_from": str(folder)})
+
+
+def _check_layer(name: str, layer: str, frozen: nn.Module) -> None:
+    """PEFT gives its A no dilation, and its B the groups of the frozen layer."""
+    if not isinstance(frozen, nn.Conv2d):
+        return
+    odd = f"{frozen.groups} groups" if frozen.groups != 1 else ""
+    if frozen.kernel_size != (1, 1) and frozen.dilation != (1, 1):
+        odd = f"a dilation of {frozen.dilation[0]}"
+    if odd:
+        raise ExpertError(
+            f"expert {name!r} adapts {layer}, a convolution with {odd}, which PEFT's LoRA cannot follow; "
+            "export one whose recipe's layers are others"
+        )
 
 
 def _around(a: np.ndarray, kernel: tuple[int, ...]) -> np.ndarray:
