@@ -46,6 +46,9 @@ class Session:
         self._node, self._settings, self._group = node, settings, group
         self._timer: Any = None
         self._worker: Worker | None = None
+        self.recorder: Recorder | None = None
+        self.topics: dict[str, SensorTopics] = {}
+        self.fused_topics: FusedTopics | None = None
         keys = settings["expert_keys"]
         trust = Trust(settings["expert_policy"], Path(keys) if keys else None)
         if trust.policy == "signed":
@@ -67,16 +70,17 @@ class Session:
             self.moment = self._moment(settings["fuse"], names)
             self.pin(settings["expert"], "")
             self.recorder = self._recorder(settings["record_novel"], settings["record_mb"])
-        except Exception:  # whatever the settings do, a session that never began gives its backend's memory back
-            self.segmenter.close()
+            self.tallies = {name: SensorTally() for name in names}
+            self.queue = LatestFrames(names)
+            for name, sensor in self.sensors.items():
+                self.topics[name] = SensorTopics(node, sensor, group, self._offer)
+            self.fused_topics = FusedTopics(node) if self.moment is not None else None
+            self.fused: FusedMask | None = None
+            self.unfused = ""
+            self.announce()
+        except Exception:  # whatever the settings do, a session that never began gives its memory and topics back
+            self.close()
             raise
-        self.tallies = {name: SensorTally() for name in names}
-        self.queue = LatestFrames(names)
-        self.topics = {name: SensorTopics(node, sensor, group, self._offer) for name, sensor in self.sensors.items()}
-        self.fused_topics = FusedTopics(node) if self.moment is not None else None
-        self.fused: FusedMask | None = None
-        self.unfused = ""
-        self.announce()
 
     def announce(self) -> None:
         """Publish the label spaces where they are new."""

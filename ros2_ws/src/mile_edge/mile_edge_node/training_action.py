@@ -161,22 +161,15 @@ class TrainingAction:
                     return False, f"the training of {goal.name!r} was cancelled; the same goal resumes it"
                 if self._stopping.is_set():
                     ended = False
-                    return (
-                        False,
-                        f"the training of {goal.name!r} ended with the node, which goes on with it once active",
-                    )
+                    return False, f"the training of {goal.name!r} ended with the node; once active it goes on with it"
             tell("adding", TrainingProgress())
             frames = self._add(session, out)
         finally:
             if ended:
                 unfinished.forget()
         out.unlink(missing_ok=True)
-        if frames:
-            return (
-                True,
-                f"expert {goal.name!r} is trained; its masks are published once it is compared on {frames} frames",
-            )
-        return True, f"expert {goal.name!r} is trained and added; the next frame may use it"
+        when = f"once it is compared on {frames} frames" if frames else "from the next frame on"
+        return True, f"expert {goal.name!r} is trained and added; its masks are published {when}"
 
     def _add(self, session: Session, out: Path) -> int:
         """Add what was trained; on how many frames it is compared before it goes live."""

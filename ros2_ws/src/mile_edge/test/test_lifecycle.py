@@ -107,6 +107,21 @@ def test_cleanup_and_configure_reload_the_bundle_without_a_new_process(
     assert robot.process.poll() is None
 
 
+def test_a_configuration_that_fails_among_its_topics_leaves_none_of_them(bench: Bench, start: Start) -> None:
+    # Longer than any topic may be called, though the name alone is one.
+    endless = "x" * 240
+    robot = start(active=False, sensors=["camera", endless], **{f"{endless}__topic": "image"})
+    masks = f"{bench.namespace}/mile_edge/camera/mask"
+    for _ in range(2):
+        assert not bench.change(CONFIGURE)
+        assert bench.state() == "unconfigured"
+        eventually(lambda: not bench.node.count_publishers(masks), "no publisher of the first sensor")
+    assert "cannot be configured" in robot.said
+    assert bench.set(sensors=["camera"])[0].successful
+    assert bench.change(CONFIGURE), robot.said
+    eventually(lambda: bench.node.count_publishers(masks) == 1, "one publisher")
+
+
 def test_a_configuration_that_cannot_work_is_one_sentence_and_may_be_mended(bench: Bench, start: Start) -> None:
     robot = start(active=False, camera__kind="camera")
     for name, wrong, right, reason in (
