@@ -4,7 +4,8 @@
     python benchmarks/gpu.py --json gpu.json
 
 Needs torch with CUDA and the workshop's packages (`pip install -e '.[train]'`). nvcc builds the fused kernel from
-plugin/, or NVRTC where cuda-bindings is installed; without either the report says so and measures the rest.
+plugin/, or NVRTC where cuda-bindings is installed; without either the report says so and measures the rest. Each part
+runs in a process of its own, since an error on a device ends all that its process could still do there.
 Exit code 0: measured; 1: a bound does not hold or a part failed; 2: nothing could be measured.
 """
 
@@ -12,15 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
-import traceback
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from on_gpu.kernel import FusedLowRank
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1]))
@@ -28,27 +24,44 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
+    from on_gpu.apart import PARTS, Order, run_apart, run_here
+    from on_gpu.report import exit_code, render, verdicts
+
     parser = argparse.ArgumentParser(
         description="Measure the low-rank path on a CUDA device.",
         epilog="example: python benchmarks/gpu.py --json gpu.json   (about five minutes on an H100)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there")
-    parser.add_argument("--rounds", type=int, default=30, help="interleaved rounds per figure (default 30)")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4], help="frames at once (default 1 4)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there, after each part")
+    parser.add_argument("--rounds", type=_count, default=30, help="interleaved rounds per figure (default 30)")
+    parser.add_argument("--batches", type=_batch, nargs="+", default=[1, 4], help="frames at once (default 1 4)")
     parser.add_argument("--bundle", type=Path, default=Path("bundles/reference"), help="bundle for TensorRT's figures")
-    parser.add_argument("--only", choices=("layers", "networks", "experts", "engine"), nargs="+", help="a part of it")
+    parser.add_argument("--only", choices=PARTS, nargs="+", help="a part of it")
+    parser.add_argument(
+        "--limit", type=_count, default=600, metavar="S", help="seconds that a part may take (default 600)"
+    )
+    parser.add_argument("--part", choices=("machine", *PARTS), help=argparse.SUPPRESS)
+    parser.add_argument("--built", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     reason = _no_device()
     if reason:
         print(f"gpu.py: {reason}", file=sys.stderr)
         return 2
-    found = _measure(options)
-    from on_gpu.report import render
-
+    order = Order(options.rounds, tuple(options.batches), options.bundle)
+    if options.part:
+        run_here(options.part, order, options.built, options.json)
+        return 0
+    found: dict[str, Any] = {"missing": [], "failed": False}
+    with tempfile.TemporaryDirectory(prefix="mile-edge-kernel-") as built:
+        for part in ("machine", *(options.only or PARTS)):
+            answer = run_apart(part, order, Path(built), options.limit)
+            found |= answer.figures
+            found["missing"] += answer.missing
+            found["failed"] |= answer.failed
+            found["verdicts"] = verdicts(found)
+            if options.json:
+                options.json.write_text(json.dumps(found, indent=1) + "\n")
     print(render(found))
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
-    return int(found["failed"] or any(entry["holds"] is False for entry in found["verdicts"]))
+    return exit_code(found)
 
 
 def _no_device() -> str | None:
@@ -61,103 +74,19 @@ def _no_device() -> str | None:
     return None
 
 
-def _measure(options: argparse.Namespace) -> dict[str, Any]:
-    from on_gpu.clock import copy_bandwidth
-    from on_gpu.kernel import FusedLowRank, MissingError
-    from on_gpu.report import verdicts
-
-    missing: list[str] = []
-    fused: FusedLowRank | None = None
-    try:
-        fused = FusedLowRank()
-    except MissingError as reason:
-        missing.append(str(reason))
-    bandwidth = copy_bandwidth()
-    found: dict[str, Any] = {"machine": _machine(bandwidth, fused.how if fused else "nothing"), "missing": missing}
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "layers": lambda: _layers(fused, bandwidth, options),
-        "networks": lambda: _networks(fused, options),
-        "experts": lambda: _experts(fused),
-        "engine": lambda: _engine(options),
-    }
-    failed = False
-    for name in options.only or parts:
-        # One part that fails must not cost the figures of the others: the machine may be a borrowed one.
-        try:
-            found |= parts[name]()
-        except (MissingError, ImportError) as reason:
-            missing.append(f"{name}: {reason}")
-        except (RuntimeError, AssertionError) as error:
-            failed = True
-            traceback.print_exc()
-            missing.append(f"{name} failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
-    return found | {"verdicts": verdicts(found), "failed": failed}
+def _count(text: str) -> int:
+    return _whole(text, 1, 1 << 20)
 
 
-def _layers(fused: FusedLowRank | None, bandwidth: float, options: argparse.Namespace) -> dict[str, Any]:
-    import torch
-    from on_gpu import layers
-
-    rows = [
-        layers.measure(fused, layer, batch, 8, torch.float16, bandwidth, options.rounds)
-        for batch in options.batches
-        for layer in layers.LAYERS
-    ]
-    return {"correctness": layers.check(fused) if fused else [], "layers": rows}
+def _batch(text: str) -> int:
+    # Every sample goes under an expert of its own, and there are so many.
+    return _whole(text, 1, 16)
 
 
-def _networks(fused: FusedLowRank | None, options: argparse.Namespace) -> dict[str, Any]:
-    from on_gpu import network
-
-    # The base's own choice of layers, and that of the recipe for TensorRT.
-    every = r"segformer\.stages\.[123]\..*(q_proj|k_proj|v_proj|o_proj|fc1|fc2)"
-    rows = [
-        network.measure(name, (480, 640), fused, options.rounds, layers=pattern, batch=batch)
-        for name, pattern in (("segformer-b0", None), ("segformer-b0", every), ("segformer-b5", None))
-        for batch in options.batches
-    ]
-    return {"networks": rows}
-
-
-def _experts(fused: FusedLowRank | None) -> dict[str, Any]:
-    from on_gpu import experts
-
-    flow = experts.make_flow(fused)
-    return {"switching": experts.measure_switching(flow), "adding": experts.measure_adding(flow)}
-
-
-def _engine(options: argparse.Namespace) -> dict[str, Any]:
-    from on_gpu import engine
-
-    return {"engine": engine.measure(options.bundle, options.rounds)}
-
-
-def _machine(bandwidth: float, kernel: str) -> dict[str, Any]:
-    import torch
-
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return {
-        "device": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
-        "multiprocessors": properties.multi_processor_count,
-        "l2_bytes": properties.L2_cache_size,
-        "driver": _driver(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "kernel": kernel,
-        "copy_gb_per_s": bandwidth / 1e9,
-    }
-
-
-def _driver() -> str:
-    """The driver's version from nvidia-smi, or on a Jetson, whose nvidia-smi knows little, the release of L4T."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        return done.stdout.splitlines()[0].strip()
-    except (OSError, subprocess.SubprocessError, IndexError):
-        release = Path("/etc/nv_tegra_release")
-        return release.read_text().splitlines()[0].lstrip("# ") if release.is_file() else "unknown"
+def _whole(text: str, low: int, high: int) -> int:
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import runpy
 import subprocess
 import sys
@@ -69,9 +71,82 @@ def test_the_worst_shape_decides_whether_a_bound_holds() -> None:
         (None, None),
         (None, None),
     ]
-    text = render(found)
+    text = render({**found, "networks": [network(1.02), network(1.2, batch=4)]})
+    assert "milliseconds per batch of B frames" in text
     assert "[FAILS] fused kernel over torch's two products and addition, SegFormer-B0: 1.5 (bound >= 2.0)" in text
     assert "[open] gated pass over frozen base, CUDA graphs: not measured (bound <= 1.03)" in text
+
+
+def network(ratio: float, batch: int = 1) -> dict[str, Any]:
+    row = {"network": "segformer-b0", "height": 480, "width": 640, "batch": batch, "adapted_layers": 6}
+    return row | {"base_ms": 1.0, "gated_native_ms": ratio, "gated_over_base": ratio, "two_passes_over_gated": 2.0}
+
+
+def test_bounds_are_for_one_frame_and_what_is_no_number_holds_none() -> None:
+    from on_gpu.report import BOUNDS, verdicts
+
+    found = {"networks": [network(1.02), network(1.2, batch=4)], "adding": {"delay_max_ms": 0.5}}
+    found["correctness"] = [{"relative_error": 1e-4}, {"relative_error": math.nan}]
+    holds = {entry["what"].split(",")[0]: entry for entry in verdicts(found)}
+    assert holds["gated pass over frozen base"]["holds"] is True
+    assert holds["largest relative error"]["holds"] is False
+    assert holds["longest delay of a frame by adding"]["bound"] == BOUNDS["add_delay_ms"]
+
+
+def test_the_exit_code_tells_measured_from_failed_and_from_nothing() -> None:
+    from on_gpu.report import exit_code, verdicts
+
+    def code(found: dict[str, Any], *, failed: bool = False) -> int:
+        return exit_code({**found, "failed": failed, "verdicts": verdicts(found)})
+
+    assert code({"machine": MACHINE}) == code({"machine": MACHINE, "layers": []}, failed=True) == 2
+    assert code({"networks": [network(1.02)]}) == 0
+    assert code({"networks": [network(1.02)]}, failed=True) == code({"networks": [network(1.2)]}) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_part_that_fails_says_why_and_ends_only_its_own_process(tmp_path: Path) -> None:
+    from on_gpu.apart import Order, run_apart, run_here
+
+    order = Order(1, (1,), REPOSITORY / "bundles" / "reference")
+    file = tmp_path / "part.json"
+    run_here("experts", order, tmp_path, file)
+    written = json.loads(file.read_text())
+    assert written["failed"]
+    assert written["missing"][0].startswith("experts failed: ")
+    answer = run_apart("layers", order, tmp_path, 120)
+    assert (answer.figures, answer.missing, answer.failed) == ({}, ["layers failed: it ended with status 2"], True)
+    assert run_apart("layers", order, tmp_path, 0.01).missing == ["layers failed: it took longer than 0.01 s"]
+
+
+def test_what_a_part_measured_before_it_was_ended_is_kept(tmp_path: Path) -> None:
+    from on_gpu.apart import _ended
+
+    file = tmp_path / "part.json"
+    assert _ended("layers", file, "").missing == ["layers failed: it wrote nothing"]
+    file.write_text(json.dumps({"figures": {"layers": [{"batch": 1}]}, "missing": ["no nvcc"], "failed": False}))
+    kept = _ended("layers", file, "signal SIGKILL ended it")
+    assert kept.figures == {"layers": [{"batch": 1}]}
+    assert kept.missing == ["no nvcc", "layers failed: signal SIGKILL ended it"]
+    assert kept.failed
+    assert not _ended("layers", file, "").failed
+
+
+def test_an_engines_figures_are_its_times_and_whether_it_says_the_same() -> None:
+    from on_gpu.engine import agreement, street, times
+
+    from mile_edge.runtime import Segmenter
+
+    bundle = REPOSITORY / "bundles" / "reference"
+    with Segmenter.open(bundle, hysteresis=0, threads=1) as plain, Segmenter.open(bundle, threads=1) as same:
+        frames = {"fog": street()["fog"]}
+        assert agreement(same, plain, frames) == {"same_pixels": 1.0, "same_experts": 1.0}
+        same.pin("night")
+        found = agreement(same, plain, frames)
+        assert found["same_experts"] == 0.0
+        assert found["same_pixels"] < 1.0
+        taken = times(plain, 2, 1)
+    assert 0 < taken["batch_2_ms"] <= taken["batch_2_p95_ms"]
 
 
 def test_a_shape_without_the_kernel_is_never_filled_with_another_figure() -> None:

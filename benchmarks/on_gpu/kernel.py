@@ -6,9 +6,9 @@ import ctypes
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ class MissingError(Exception):
 class FusedLowRank:
     """``mile::LowRank`` on torch's current device and stream; may be captured in a CUDA graph.
 
+    Args:
+        built: folder in which what nvcc built is kept, and looked for first.
+
     Attributes:
         how: how the kernel came to be, for the report.
         overlaps: whether ``overlap`` has an effect here.
@@ -37,9 +40,9 @@ class FusedLowRank:
         MissingError: there is no library, no nvcc and no NVRTC.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, built: Path) -> None:
         reasons = []
-        for attempt in (_from_library, _from_nvcc, _from_nvrtc):
+        for attempt in (_from_library, partial(_from_nvcc, built), _from_nvrtc):
             try:
                 self.how, self._launch = attempt()
             except MissingError as reason:
@@ -123,22 +126,26 @@ def _from_library() -> tuple[str, Launch]:
     return f"library {path}", _launcher(Path(path))
 
 
-def _from_nvcc() -> tuple[str, Launch]:
+def _from_nvcc(built: Path) -> tuple[str, Launch]:
     nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     if nvcc is None:
         raise MissingError("nvcc is not on the PATH")
     major, minor = torch.cuda.get_device_capability()
-    folder = Path(tempfile.mkdtemp(prefix="mile-edge-kernel-"))
+    library, how = built / "low_rank.so", f"nvcc for sm_{major}{minor}"
+    if library.is_file():
+        return how, _launcher(library)
+    aside = library.with_suffix(".aside")
     command = [nvcc, "-std=c++17", "-O3", f"-arch=sm_{major}{minor}", "-shared", "-Xcompiler=-fPIC,-fvisibility=hidden"]
     done = subprocess.run(
-        [*command, "-o", str(folder / "low_rank.so"), str(SOURCE / "low_rank.cu")],
+        [*command, "-o", str(aside), str(SOURCE / "low_rank.cu")],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
         raise MissingError(f"{nvcc} could not compile it ({(done.stderr.splitlines() or ['no reason given'])[0]})")
-    return f"nvcc for sm_{major}{minor}", _launcher(folder / "low_rank.so")
+    aside.replace(library)
+    return how, _launcher(library)
 
 
 def _launcher(path: Path) -> Launch:

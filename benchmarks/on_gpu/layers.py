@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -97,26 +97,21 @@ def relative_error(fused: FusedLowRank, case: Case) -> float:
     return float((found.double() - wanted).abs().max() / wanted.abs().max())
 
 
-def check(fused: FusedLowRank) -> list[dict[str, object]]:
-    """Relative errors over shapes, ranks, odd sizes, odd rows, and every sample under its own expert."""
+def check(fused: FusedLowRank) -> Iterator[dict[str, object]]:
+    """Relative errors, one by one, over shapes, ranks, odd sizes, odd rows, and every sample under its own expert."""
     odd = Layer("odd", "sizes", 37, 51, 70)
     cases = [(layer, rank, 0, 0) for layer in LAYERS[:3] + LAYERS[-4:-2] for rank in (8, 16, 32, 64)]
     cases += [(LAYERS[0], 5, 0, 0), (LAYERS[1], 8, 3, 4883), (odd, 8, 0, 0), (odd, 13, 5, 1)]
-    found = []
     for dtype in (torch.float16, torch.float32):
         for layer, rank, offset, tail in cases:
             case = make_case(layer, 3, rank, dtype, offset=offset, tail=tail)
-            error = relative_error(fused, case)
-            found.append(
-                {
-                    "layer": f"{layer.network} {layer.name}",
-                    "dtype": str(dtype).removeprefix("torch."),
-                    "rank": rank,
-                    "row_offset": offset,
-                    "relative_error": error,
-                }
-            )
-    return found
+            yield {
+                "layer": f"{layer.network} {layer.name}",
+                "dtype": str(dtype).removeprefix("torch."),
+                "rank": rank,
+                "row_offset": offset,
+                "relative_error": relative_error(fused, case),
+            }
 
 
 def measure(
