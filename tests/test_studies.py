@@ -87,6 +87,13 @@ def test_an_interval_is_students_and_one_seed_has_none() -> None:
     assert metrics.interval([0.5]) is None
 
 
+@pytest.mark.parametrize(("count", "t"), [(16, 2.1314), (17, 2.1199), (21, 2.0860), (31, 2.0423), (61, 2.0003)])
+def test_an_interval_of_many_values_is_students_too_and_not_the_normals(count: int, t: float) -> None:
+    values = np.sin(np.arange(count)).tolist()
+    low, high = metrics.interval(values) or (0, 0)
+    assert (high - low) / 2 == pytest.approx(t * np.std(values, ddof=1) / count**0.5, rel=5e-4)
+
+
 def test_the_same_masks_differ_by_nothing_and_better_ones_by_more() -> None:
     good = np.tile(np.array([[[9, 1, 0], [0, 10, 0]]]), (6, 1, 1))
     bad = np.tile(np.array([[[5, 5, 0], [5, 5, 0]]]), (6, 1, 1))
