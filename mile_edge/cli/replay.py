@@ -6,7 +6,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -53,7 +53,7 @@ each source class, by id or by name, a class of the bundle or 255:
   8: car
   bicyclist: 255
 
-Ctrl-C ends the replay early: the report then covers what was done, and the exit status is 130.
+Ctrl-C or SIGTERM ends the replay early: the report then covers what was done, and the exit status is 130 or 143.
 """
 
 
@@ -154,7 +154,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay a bag; returns 0, 1 when not a single frame could be replayed, 130 when interrupted."""
+    """Replay a bag; returns 0, 1 when not a single frame could be replayed, 130 or 143 when Ctrl-C or SIGTERM came."""
     belong_to(args, args.fuse, "--fuse", {"tolerance": 50.0})
     belong_to(args, args.record_novel is not None, "--record-novel", {"record_mb": 100.0})
     options = ReplayOptions(
@@ -181,8 +181,12 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     result: ReplayResult | FleetResult
     with _interruptible() as interrupted, shown_progress(console) as shown:
+
+        def stop() -> bool:
+            return bool(interrupted)
+
         if not fleet:
-            result = replay(args.bundle, bags[0], options, progress=shown.frames, stop=interrupted)
+            result = replay(args.bundle, bags[0], options, progress=shown.frames, stop=stop)
         else:
             result = replay_fleet(
                 args.bundle,
@@ -193,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
                 cache=args.cache,
                 fresh=args.fresh,
                 progress=shown.bags,
-                stop=interrupted,
+                stop=stop,
             )
     report = result.report
     if args.json:
@@ -207,7 +211,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             told = f"{report['frames']} frames replayed so far"
         console.print(f"[yellow]Interrupted[/]: the report covers the {told}.")
-        return 130
+        return 128 + (interrupted or [signal.SIGINT])[0]
     return 0 if report["frames"] and not report.get("bags_failed") else 1
 
 
@@ -227,16 +231,21 @@ def _topic_kind(text: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a wish to stop, so that the report is still written; the second one ends at once."""
+def _interruptible() -> Iterator[list[int]]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop: the report is still written. The second ends at once.
+
+    Yields the list of the signals that came.
+    """
     asked: list[int] = []
 
     def ask(number: int, frame: FrameType | None) -> None:
         asked.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: bool(asked)
+        yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
