@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -240,6 +241,27 @@ def test_a_failed_replay_leaves_the_older_outputs_alone(bundle: Path, domain: st
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_a_disk_that_fills_leaves_the_outputs_of_one_run_and_not_of_two(
+    bundle: Path, domain: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(bundle, drive(tmp_path / "new", domain, 3), out)
+    masks, page = ((out / name).stat().st_size for name in ("predictions.mcap", "report.html"))
+    assert masks < page
+    run(bundle, drive(tmp_path / "old", domain, 1), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    # Room for the masks, and none for the page that comes after them.
+    limit = (masks + page) // 2
+    done = subprocess.run(
+        [sys.executable, "-m", "mile_edge", "replay", bundle, tmp_path / "new", "--out", out, "--threads", "1"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "cannot be written" in done.stderr
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 @pytest.mark.parametrize("which", ["bundle", "bag", "class map", "out", "sensor profile", "threads"])
 def test_what_cannot_be_used_is_refused_in_one_sentence(
     which: str, bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -310,7 +332,10 @@ def test_a_sensor_of_another_scale_replays_under_its_own_profile(bundle: Path, d
     assert not shifted.any()
 
 
-def test_ctrl_c_leaves_a_valid_report_and_says_so(bundle: Path, domain: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_a_wish_to_end_leave_a_valid_report_and_say_so(
+    number: signal.Signals, bundle: Path, domain: str, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     bag = drive(tmp_path / "bag", domain, 400, "mcap")
     command = [sys.executable, "-m", "mile_edge.cli.main", "replay", str(bundle), str(bag), "--out", str(out)]
@@ -320,9 +345,9 @@ def test_ctrl_c_leaves_a_valid_report_and_says_so(bundle: Path, domain: str, tmp
         while not list(out.glob(".replay-*/predictions/*.mcap")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(1.0)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, told = process.communicate(timeout=120)
-    assert process.returncode == 130, told
+    assert process.returncode == 128 + number, told
     assert "Interrupted" in told
     report = json.loads((out / "report.json").read_text())
     assert report["stopped"] == "interrupted"

@@ -24,7 +24,7 @@ from mile_edge.fleet.places import is_url
 from mile_edge.fleet.transfer import bag_version, fetch_bag, forget_bag
 from mile_edge.replay import ReplayOptions
 from mile_edge.replay.options import check_options
-from mile_edge.replay.outputs import aside, publish_text
+from mile_edge.replay.outputs import aside, publish_texts
 from mile_edge.replay.run import PAGE, REPORT, open_segmenter, replay_next
 from mile_edge.workers import Context, run_jobs
 
@@ -204,8 +204,8 @@ def _publish(loaded: Bundle, sha256: str, state: Bags, options: ReplayOptions, o
     report = merged_report(loaded, sha256, state, out, created)
     try:
         with aside(out) as folder:
-            publish_text(render_fleet(report), folder, out / PAGE)
-            publish_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", folder, out / REPORT)
+            text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+            publish_texts({out / PAGE: render_fleet(report), out / REPORT: text}, folder)
     except OSError as problem:
         raise RecipeError(
             f"The merged report in '{out}' cannot be written ({problem.strerror}); make room, or name another --out."
@@ -266,7 +266,7 @@ def _done(job: _BagJob) -> dict[str, Any] | None:
 def _write(part: dict[str, Any], folder: Path) -> None:
     try:
         with aside(folder) as place:
-            publish_text(json.dumps(part, ensure_ascii=False, allow_nan=False), place, folder / PART)
+            publish_texts({folder / PART: json.dumps(part, ensure_ascii=False, allow_nan=False)}, place)
     except OSError as problem:
         raise RecipeError(
             f"The outputs in '{folder}' cannot be written ({problem.strerror}); make room or name another with --out."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,18 +36,35 @@ def aside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def publish(source: Path, target: Path) -> None:
-    """Put a finished file in its place, replacing an older one in a single step."""
-    with source.open("rb") as file:
-        os.fsync(file.fileno())
-    source.replace(target)
+def publish(files: Mapping[Path, Path], stale: Collection[Path] = ()) -> None:
+    """Put finished files in their places; at no moment does one lie beside another run's.
+
+    All of them are on the disk before anything of an older run goes, and that goes before the first of them comes.
+
+    Args:
+        files: source to target, the one last whose presence says that all are there.
+        stale: what an older run may have left besides.
+    """
+    for source in files:
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+    for old in (*reversed(list(files.values())), *stale):
+        old.unlink(missing_ok=True)
+    for source, target in files.items():
+        source.replace(target)
 
 
-def publish_text(text: str, folder: Path, target: Path) -> None:
-    """Write a text into `folder` and put it in its place in a single step."""
-    source = folder / target.name
-    source.write_text(text, encoding="utf-8")
-    publish(source, target)
+def publish_texts(texts: Mapping[Path, str], folder: Path) -> None:
+    """Write texts into `folder`, and put them in their places as `publish` does."""
+    publish(write_aside(texts, folder))
+
+
+def write_aside(texts: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
+    """Write the text of each target into `folder`; gives source to target."""
+    sources = {folder / target.name: target for target in texts}
+    for source, target in sources.items():
+        source.write_text(texts[target], encoding="utf-8")
+    return sources
 
 
 def _is_running(process: str) -> bool:

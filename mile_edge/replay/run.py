@@ -30,7 +30,7 @@ from mile_edge.replay.ahead import Ahead
 from mile_edge.replay.film import JPEG_SIDE
 from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.options import ReplayOptions, check_options
-from mile_edge.replay.outputs import aside, publish, publish_text
+from mile_edge.replay.outputs import aside, publish, write_aside
 from mile_edge.replay.page import render_page
 from mile_edge.replay.predictions import PredictionWriter
 from mile_edge.replay.report import Circumstances, build_report, describe_bundle
@@ -285,14 +285,10 @@ def _about(bundle: Bundle, bag: Bag, plan: TopicPlan, frames: BagFrames, run: _R
 
 
 def _publish(report: Mapping[str, Any], tally: Tally, folder: Path, options: ReplayOptions) -> tuple[Path, ...]:
-    """Rename everything into place, the machine's report last: where it is new, the rest is."""
+    """Put everything into place, the machine's report last: where it is, the rest is."""
     page, data, predictions = (options.out / name for name in (PAGE, REPORT, PREDICTIONS))
-    if options.predictions:
-        stem = Path(PREDICTIONS).stem
-        publish(folder / stem / PREDICTIONS, predictions)
-    else:
-        # Masks of an earlier replay beside this report would be taken for its own.
-        predictions.unlink(missing_ok=True)
-    publish_text(render_page(report, tally), folder, page)
-    publish_text(json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", folder, data)
+    masks = {folder / Path(PREDICTIONS).stem / PREDICTIONS: predictions} if options.predictions else {}
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    # Masks of an earlier replay beside this report would be taken for its own.
+    publish({**masks, **write_aside({page: render_page(report, tally), data: text}, folder)}, [predictions])
     return (page, data, predictions) if options.predictions else (page, data)
