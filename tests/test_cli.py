@@ -147,6 +147,30 @@ def test_evaluate_and_calibrate_run_on_a_rendered_folder(
     assert manifest["gate"]["thresholds"]["fog"] == found["thresholds"]["fog"]
 
 
+def test_evaluate_says_what_its_scores_leave_out(
+    tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["world", str(tmp_path / "fog"), "--domain", "fog", "--frames", "3", "--size", "48x64"]) == 0
+    labels = sorted((tmp_path / "fog" / "labels").iterdir())
+    labels[0].rename(labels[0].with_name("stray.png"))
+    settings = tmp_path / "fog" / "classes.yaml"
+    settings.write_text(settings.read_text().replace("name: sky", "name: heaven").replace("sensor:", "sensr:"))
+    capsys.readouterr()
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog"), "--json"]) == 0
+    account = json.loads(capsys.readouterr().out)
+    wanted = [
+        'has the key "sensr", which nothing reads; is it sensor?',
+        "1 files in",
+        "1 of 3 frames in",
+        "the masks do not know heaven",
+    ]
+    assert len(account["notes"]) == len(wanted)
+    assert all(text in note for text, note in zip(wanted, account["notes"], strict=True)), account["notes"]
+    assert account["folders"][str(tmp_path / "fog")]["labelled"] == 2
+    assert main(["evaluate", str(tiny_bundle), str(tmp_path / "fog")]) == 0
+    assert capsys.readouterr().out.count("\nnote: ") == len(wanted)
+
+
 def test_evaluate_takes_the_profile_of_another_camera_and_a_sample_of_the_frames(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -155,6 +155,7 @@ def _show_fused(account: dict[str, Any]) -> None:
     worst = account["worst_missing"]
     console.print(f"largest loss of a subset against its best sensor: {worst['points']:.1f} points "
                   f"({worst['sensors']}, {worst['domain']})")  # fmt: skip
+    _show_notes(account)
 
 
 def _nothing(_folder: FolderDataset) -> None:
@@ -226,3 +227,10 @@ def _show(account: dict[str, Any]) -> None:
         console.print(f"gate accuracy: {f'not measured, {reason}' if accuracy is None else accuracy}")
         for pair, count in account["gate"]["confusion"].items():
             console.print(f"  {pair}: {count}")
+    _show_notes(account)
+
+
+def _show_notes(account: dict[str, Any]) -> None:
+    # Not through the console, which would wrap and colour a path.
+    for note in account["notes"]:
+        print(f"note: {note}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from mile_edge.errors import DataError, SensorError
 from mile_edge.yaml_file import read_yaml
 
 VOID = 255
+KEYS = ("ignore", "sensor", "domain", "profile", "classes")
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
 
 
@@ -67,8 +69,11 @@ class FolderDataset:
         classes: label space for a folder whose ``classes.yaml`` is missing.
         every: take one image of so many, the first one on.
 
+    Attributes:
+        notes: sentences on what lies there and is passed over.
+
     Raises:
-        DataError: no images, no classes, or a label without its image.
+        DataError: no images, or labels and no classes.
     """
 
     def __init__(
@@ -83,11 +88,13 @@ class FolderDataset:
         if not self.path.is_dir():
             what = "is a file" if self.path.exists() else "does not exist"
             raise DataError(f"{self.path} {what}; give a folder with images/ and labels/")
-        self._images = (_files(self.path / "images") or _files(self.path))[::every]
+        images = _files(self.path / "images") or _files(self.path)
+        self._images = images[::every]
         if not self._images:
             raise DataError(f"{self.path} has no images; expected .png or .jpg files in {self.path / 'images'}")
         self._labels = {file.stem: file for file in _files(self.path / "labels")}
-        settings = _settings(self.path)
+        settings, file = _settings(self.path)
+        self.notes = (*_unread(settings, file), *self._strays({file.stem for file in images}))
         found = _classes(settings, self.path)
         if not found and self._labels and classes is None:
             raise DataError(f"{self.path} has labels but no classes.yaml, here or in a folder above; write one")
@@ -104,6 +111,17 @@ class FolderDataset:
 
     def __len__(self) -> int:
         return len(self._images)
+
+    @property
+    def labelled(self) -> int:
+        """How many of the frames have a label."""
+        return sum(file.stem in self._labels for file in self._images)
+
+    def _strays(self, stems: set[str]) -> list[str]:
+        strays = sorted(self._labels.keys() - stems)
+        if not strays:
+            return []
+        return [f"{len(strays)} files in {self.path / 'labels'} have no image of their name, such as {strays[0]!r}"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -140,28 +158,42 @@ def _files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> tuple[dict[str, Any], Path]:
     for folder in (path, *path.resolve().parents[:3]):
         file = folder / "classes.yaml"
         if file.is_file():
             settings = read_yaml(file, "label space", DataError, "mend or remove it")
             if not isinstance(settings, dict):
-                raise DataError(f"{file} holds {type(settings).__name__}; write a mapping with `classes`")
+                raise DataError(f"{file} holds {shown(settings)}; write a mapping with `classes`")
             if settings.get("ignore", VOID) != VOID:
                 said = shown(settings["ignore"])
                 raise DataError(f"{file} says ignore: {said}; give unlabelled pixels the value {VOID}")
-            return settings
-    return {}
+            return settings, file
+    return {}, path / "classes.yaml"
+
+
+def _unread(settings: dict[str, Any], file: Path) -> list[str]:
+    """A sentence for each key that nothing reads: misspelt, it would leave its default in force unsaid."""
+    found = []
+    for key in settings.keys() - set(KEYS):
+        like = get_close_matches(str(key), KEYS, 1)
+        found.append(f"{file} has the key {shown(key)}, which nothing reads{f'; is it {like[0]}?' if like else ''}")
+    return sorted(found)
 
 
 def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
     entries = settings.get("classes", [])
-    try:
-        by_id = {int(entry["id"]): _class(entry) for entry in entries}
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"classes.yaml of {path}: every class needs id, name and color of three 0..255 ({error!r})"
-        ) from error
+    if not isinstance(entries, list):
+        raise DataError(f"classes.yaml of {path}: classes are {shown(entries)}; write a list, one class a line")
+    by_id: dict[int, ClassLabel] = {}
+    for entry in entries:
+        try:
+            by_id[int(entry["id"])] = _class(entry)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise DataError(
+                f"classes.yaml of {path}: every class needs id, name and color of three 0..255, and one is "
+                f"{shown(entry)}; mend it"
+            ) from None
     if sorted(by_id) != list(range(len(by_id))) or len(by_id) != len(entries):
         raise DataError(
             f"classes.yaml of {path}: ids are {shown(sorted(by_id))}, expected 0, 1, 2 and so on, each once"

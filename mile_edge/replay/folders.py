@@ -40,6 +40,7 @@ def evaluate_folders(
     """
     scores = LabelScores(len(classes))
     done = 0
+    notes: list[str] = []
     by_folder: dict[str, dict[str, Any]] = {}
     for folder in folders:
         before(folder)
@@ -54,18 +55,33 @@ def evaluate_folders(
             done += 1
             report(done)
         counts = scores.of(domain=names)
+        notes += folder_notes(folder, classes)
         by_folder[names] = {
             "domain": folder.domain,
             "sensor": folder.sensor,
             "frames": len(folder),
+            "labelled": folder.labelled,
             "miou": _rounded(mean_iou(counts)),
             "iou": {c.name: _rounded(v) for c, v in zip(classes, class_iou(counts), strict=True) if not np.isnan(v)},
         }
     account: dict[str, Any] = {"frames": done, "miou": _rounded(mean_iou(scores.of())), "folders": by_folder}
+    account["notes"] = list(dict.fromkeys(notes))
     if gate is not None:
         pairs = {f"{right} -> {chosen}": count for (right, chosen), count in sorted(gate.confusion.items())}
         account["gate"] = {"accuracy": _rounded(gate.accuracy()), "confusion": pairs, "reason": gate.reason()}
     return account
+
+
+def folder_notes(folder: FolderDataset, classes: Sequence[ClassLabel]) -> list[str]:
+    """A sentence for each thing that a folder's score leaves out."""
+    notes, known = list(folder.notes), {label.name for label in classes}
+    missing = len(folder) - folder.labelled
+    if missing:
+        notes.append(f"{missing} of {len(folder)} frames in {folder.path} have no label and are in no mIoU")
+    strange = [label.name for label in folder.classes if label.name not in known]
+    if strange and folder.labelled:
+        notes.append(f"the masks do not know {', '.join(strange)} of {folder.path}; such pixels count as unlabelled")
+    return notes
 
 
 def label_table(folder: FolderDataset, classes: Sequence[ClassLabel]) -> np.ndarray:

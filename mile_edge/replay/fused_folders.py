@@ -10,7 +10,7 @@ import numpy as np
 
 from mile_edge.data.aligned import AlignedFolders
 from mile_edge.data.folder import LabelledFrame
-from mile_edge.replay.folders import check_ids, label_table
+from mile_edge.replay.folders import check_ids, folder_notes, label_table
 from mile_edge.replay.scores import LabelScores, mean_iou
 from mile_edge.runtime import Segmenter
 
@@ -31,7 +31,7 @@ def evaluate_fused(
     Returns:
         ``moments``, ``own`` and ``fused`` (sensors joined by ``+`` to domain to mIoU, ``all`` over all of them),
         ``gain`` (domain to points of all sensors over the best one), ``worst_missing`` (the largest loss, in points, of
-        any subset against the best of its own sensors, with the subset and the domain).
+        any subset against the best of its own sensors, with the subset and the domain), ``notes``.
 
     Raises:
         DataError: no class in common, or a label holds ids beyond its classes.
@@ -39,9 +39,12 @@ def evaluate_fused(
     """
     scores = LabelScores(len(segmenter.classes))
     done = 0
+    notes: list[str] = []
     for drive in drives:
         folder = next(iter(drive.folders.values()))
         table = label_table(folder, segmenter.classes)
+        notes += [note for each in drive.folders.values() for note in each.notes]
+        notes += [note for note in folder_notes(folder, segmenter.classes) if note not in notes]
         subsets = _subsets(tuple(drive.folders))
         for moment in drive:
             own, fused = segmenter.fuse_subsets(moment.frames, subsets)
@@ -54,7 +57,7 @@ def evaluate_fused(
                     scores.add("+".join(subset), drive.domain, truth, mask)
             done += 1
             report(done)
-    return _account(scores, done)
+    return {**_account(scores, done), "notes": list(dict.fromkeys(notes))}
 
 
 def _subsets(sensors: tuple[str, ...]) -> list[tuple[str, ...]]:

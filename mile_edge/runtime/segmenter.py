@@ -233,7 +233,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
 
 def _batch(frames: Any) -> np.ndarray:
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        kind = getattr(frames, "dtype", type(frames).__name__)
+        kind = "None" if frames is None else getattr(frames, "dtype", type(frames).__name__)
         raise SensorError(f"frames are {kind}, expected a uint8 array; map the sensor's values by its profile first")
     if frames.ndim == 3:
         frames = frames[None]
