@@ -77,6 +77,9 @@ def test_history_tells_who_did_what_and_rollback_undoes_it(
     assert status == 0
     for shown in ("remove", "rain", f"--to {state[:8]}", "present", "states to roll back to, newest first: "):
         assert shown in out
+    monkeypatch.delenv("COLUMNS")
+    status, out, _ = run(capsys, "experts", "history", bundle.path)
+    assert "hash" in out and told["records"][0]["change"]["sha256"][:8] in out, "a pipe is no narrow terminal"
     status, out, _ = run(capsys, "experts", "rollback", bundle.path)
     assert (status, out) == (0, "rolled back; experts are now base, fog, rain\n")
     assert run_json(capsys, "experts", "rollback", bundle.path, "--to", state[:8])["experts"] == ["base", "fog"]

@@ -140,20 +140,21 @@ def _fuse(args: argparse.Namespace) -> int:
 
 
 def _show_fused(account: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from mile_edge.cli.output import console
 
     domains = list(next(iter(account["fused"].values()), {}))
     table = Table("sensors", "mask", *domains)
     for mask in ("own", "fused"):
         for name, row in account[mask].items():
             table.add_row(name, mask, *(f"{row[domain]:.3f}" for domain in domains))
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for domain, points in account["gain"].items():
-        console.print(f"{domain}: all sensors fused, {points:+.1f} points over the best one")
+        screen.print(f"{domain}: all sensors fused, {points:+.1f} points over the best one")
     worst = account["worst_missing"]
-    console.print(f"largest loss of a subset against its best sensor: {worst['points']:.1f} points "
+    screen.print(f"largest loss of a subset against its best sensor: {worst['points']:.1f} points "
                   f"({worst['sensors']}, {worst['domain']})")  # fmt: skip
     _show_notes(account)
 
@@ -210,8 +211,9 @@ def _base(args: argparse.Namespace, folders: list[FolderDataset]) -> tuple[Predi
 
 
 def _show(account: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from mile_edge.cli.output import console
 
     table = Table("folder", "domain", "sensor", "frames", "mIoU")
     folders = dict(account["folders"])
@@ -220,13 +222,13 @@ def _show(account: dict[str, Any]) -> None:
     for name, folder in folders.items():
         miou = "-" if folder["miou"] is None else f"{folder['miou']:.3f}"
         table.add_row(name, folder["domain"], folder["sensor"], str(folder["frames"]), miou)
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     if "gate" in account:
         accuracy, reason = account["gate"]["accuracy"], account["gate"]["reason"]
-        console.print(f"gate accuracy: {f'not measured, {reason}' if accuracy is None else accuracy}")
+        screen.print(f"gate accuracy: {f'not measured, {reason}' if accuracy is None else accuracy}")
         for pair, count in account["gate"]["confusion"].items():
-            console.print(f"  {pair}: {count}")
+            screen.print(f"  {pair}: {count}")
     _show_notes(account)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +18,7 @@ from mile_edge.bundle.history import states
 from mile_edge.bundle.journal import Journal, Record, read_journal
 from mile_edge.bundle.loading import manifest_text
 from mile_edge.cli.options import belong_to
-from mile_edge.cli.output import write_json
+from mile_edge.cli.output import console, write_json
 
 SHOWN = 8
 _HEADINGS = ("when", "who", "what", "expert", "hash", "state", "roll back")
@@ -80,15 +79,15 @@ def history(args: argparse.Namespace) -> int:
         )
         return 0
     table = Table(title=Text(f"{named(folder)}: state {present[:SHOWN]}"), title_justify="left")
-    console = Console()
+    screen = console()
     # A narrow terminal would cut what `rollback --to` is given; the file's hash is in --json.
-    headings = [heading for heading in _HEADINGS if heading != "hash" or console.width >= _WIDE]
+    headings = [heading for heading in _HEADINGS if heading != "hash" or screen.width >= _WIDE]
     for heading in headings:
         table.add_column(heading, no_wrap=heading in ("when", "hash", "state", "roll back"))
     for record in journal.records:
         cells = dict(zip(_HEADINGS, _cells(record, kept, present), strict=True))
         table.add_row(*(Text(cells[heading]) for heading in headings))
-    console.print(table)
+    screen.print(table)
     if kept:
         print(f"states to roll back to, newest first: {', '.join(state[:SHOWN] for state in kept)}")
     for sentence in _doubts(journal):

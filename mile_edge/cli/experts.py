@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_bundle
 from mile_edge.bundle.files import named
 from mile_edge.cli import expert_history, expert_packages, expert_registry
-from mile_edge.cli.output import write_json
+from mile_edge.cli.output import console, write_json
 from mile_edge.errors import BundleError, RecipeError
 
 EPILOG = """examples:
@@ -191,7 +190,7 @@ def _list(args: argparse.Namespace) -> int:
         shadow = None if manifest.candidate is None else asdict(manifest.candidate)
         write_json({**facts, "experts": describe_experts(bundle), "candidate": shadow})
     else:
-        Console().print(experts_table(bundle))
+        console().print(experts_table(bundle))
         candidate = bundle.manifest.candidate
         if candidate is not None:
             print(f"in shadow: {candidate.name}, for {candidate.plan.frames} frames, one in {candidate.plan.every}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +16,7 @@ from mile_edge.bundle import Bundle, ClassLabel, Expert, read_expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.strict_json import shown
 from mile_edge.cli.experts import describe_expert, describe_experts, experts_table, one_line, size_text
-from mile_edge.cli.output import write_json
+from mile_edge.cli.output import console, write_json
 
 EPILOG = """examples:
   mile-edge inspect bundles/reference
@@ -47,14 +47,14 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             write_json(facts)
         else:
-            Console().print(_bundle_screen(bundle, facts))
+            console().print(_bundle_screen(bundle, facts))
         return 0
     expert = read_expert(args.path)
     facts = expert_facts(expert)
     if args.json:
         write_json({"file": str(args.path), "bytes": Path(args.path).stat().st_size, **facts})
     else:
-        Console().print(_expert_screen(named(args.path), expert, facts))
+        console().print(_expert_screen(named(args.path), expert, facts))
     return 0
 
 
