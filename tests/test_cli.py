@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from recording import START, Recording
 
 from mile_edge.cli.main import _COMMANDS, main
 
@@ -99,6 +102,24 @@ def test_an_option_that_would_do_nothing_says_what_it_needs(capsys: pytest.Captu
     ):
         assert main(words) == 2
         assert needed in capsys.readouterr().err
+
+
+def test_an_output_that_lacks_letters_is_no_traceback_and_stays_json(tmp_path: Path) -> None:
+    bag = tmp_path / os.fsdecode("straße-".encode() + b"\xff")
+    with Recording(bag, "mcap") as recording:
+        recording.image("/camera/image_raw", START, "rgb8", np.zeros((24, 32, 3), np.uint8))
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "OMP_NUM_THREADS": "1"}
+
+    def said(*words: str | Path) -> str:
+        command = [sys.executable, "-m", "mile_edge", *words]
+        done = subprocess.run(command, cwd=REFERENCE.parents[1], env=environment, capture_output=True, check=True)
+        return done.stdout.decode("ascii")
+
+    assert "\\u25a0" in said("inspect", REFERENCE)
+    for many in ([], ["--workers", "1"]):
+        report = json.loads(said("replay", REFERENCE, bag, "--json", "--out", tmp_path / "out", *many))
+        assert report["frames"] == 1
+        assert json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")) == report
 
 
 def test_bench_reports_the_contracts_figures(capsys: pytest.CaptureFixture[str]) -> None:

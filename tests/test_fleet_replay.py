@@ -71,6 +71,13 @@ def test_the_merged_report_is_what_one_replay_of_all_would_count(bags: list[str]
     assert report["latency_ms"]["p50"] > 0 and low > 0 and high > 0
 
 
+def test_a_topic_of_several_encodings_is_merged_with_all_of_them(bags: list[str], tmp_path: Path) -> None:
+    with Recording(tmp_path / "grey", "mcap") as recording:
+        recording.image("/camera/image_raw", START, "mono8", np.zeros(SIZE, np.uint8))
+    report = replay_fleet(REFERENCE, [bags[0], str(tmp_path / "grey"), bags[1]], options(tmp_path / "out")).report
+    assert report["topics"]["/camera/image_raw"]["encoding"] == "mono8, rgb8"
+
+
 def test_a_second_run_replays_only_what_is_new_or_changed(
     bags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -318,6 +318,19 @@ def test_the_command_prints_json_for_machines(
     assert report["frames"] == 4
 
 
+def test_the_summary_tells_why_an_image_does_not_decode(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.image("/camera/image_raw", START, "rgb8", pixels(0))
+        recording.compressed("/camera/image_raw/compressed", START, "jpeg", b"no picture")
+    topics = [f"--topic=/camera/image_raw{end}=camera" for end in ("", "/compressed")]
+    assert main(["replay", str(bundle), str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *topics]) == 0
+    told = capsys.readouterr().err
+    assert "1 on 1 topic, " in told
+    assert "1 x image that does not decode (first: /camera/image_raw/compressed: A compressed image" in told
+
+
 def test_a_sensor_of_another_scale_replays_under_its_own_profile(bundle: Path, domain: str, tmp_path: Path) -> None:
     bag = drive(tmp_path / "bag", domain, 1)
     profile = SensorProfile("depth", scale=0.01, offset=0.0, minimum=300.0, maximum=400.0)

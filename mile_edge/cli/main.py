@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 1 found something wrong, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _keep_writing()
         _check_given(arguments)
         # Inside: importing a command takes seconds on a small machine, and Ctrl-C may come then, too.
         args = _parser(arguments).parse_args(arguments)
@@ -76,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = error.strerror or str(error)
         print(f"mile-edge: {about}{reason}; check the path, its permissions and the disk", file=sys.stderr)
         return 2
+
+
+def _keep_writing() -> None:
+    """Write a letter that the output's encoding lacks, as in a name or a chart, by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _check_given(arguments: Sequence[str]) -> None:

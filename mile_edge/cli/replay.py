@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from rich.console import Console
-
 from mile_edge.cli.options import belong_to
+from mile_edge.cli.output import console
 from mile_edge.cli.replay_shown import shown_progress, summarise
 from mile_edge.data.sensors import KINDS, load_profile
 from mile_edge.data.topics import OFF
@@ -178,9 +177,9 @@ def run(args: argparse.Namespace) -> int:
     bags = list_bags(args.bags)
     fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.cluster
     fleet = fleet or args.workers is not None
-    console = Console(stderr=True)
+    screen = console(stderr=True)
     result: ReplayResult | FleetResult
-    with _interruptible() as interrupted, shown_progress(console) as shown:
+    with _interruptible() as interrupted, shown_progress(screen) as shown:
 
         def stop() -> bool:
             return bool(interrupted)
@@ -201,8 +200,9 @@ def run(args: argparse.Namespace) -> int:
             )
     report = result.report
     if args.json:
-        print(json.dumps(report, indent=1, ensure_ascii=False))
-    summarise(console, report)
+        # In ASCII: whatever the output's encoding is, it stays JSON.
+        print(json.dumps(report, indent=1))
+    summarise(screen, report)
     for file in result.files:
         print(file, file=sys.stderr if args.json else sys.stdout)
     if report["stopped"] == "interrupted":
@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
             told = f"{report['bags_done']} bags; the same command goes on with the other {report['bags_to_do']}"
         else:
             told = f"{report['frames']} frames replayed so far"
-        console.print(f"[yellow]Interrupted[/]: the report covers the {told}.")
+        screen.print(f"[yellow]Interrupted[/]: the report covers the {told}.")
         return 128 + (interrupted or [signal.SIGINT])[0]
     return 0 if report["frames"] and not report.get("bags_failed") else 1
 

@@ -51,8 +51,9 @@ def summarise(console: Console, report: Mapping[str, Any]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     if "bags" in report:
         table.add_row("bags", f"{report['bags_done']} of {len(report['bags'])}, {report['bags_resumed']} done before")
-    speed = f", {report['frames_per_second']} per second" if report["frames"] else ""
-    table.add_row("frames", f"{report['frames']} on {len(report['topics'])} topics{speed}")
+    speed = f", {report['frames_per_second']} per second" if report["frames_per_second"] is not None else ""
+    topics = "1 topic" if len(report["topics"]) == 1 else f"{len(report['topics'])} topics"
+    table.add_row("frames", f"{report['frames']} on {topics}{speed}")
     if report["frames"]:
         table.add_row("latency", f"{latency['p50']:.1f} ms (p95 {latency['p95']:.1f}, p99 {latency['p99']:.1f})")
     accuracy = gate["accuracy"]
@@ -69,7 +70,9 @@ def summarise(console: Console, report: Mapping[str, Any]) -> None:
         if row["error"]:
             table.add_row("[red]failed[/]", f"{escape(row['bag'])}: {escape(row['error'])}")
     for reason, times in report["skipped"].items():
-        table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}")
+        example = report["skipped_examples"].get(reason)
+        told = f" [dim](first: {escape(example)})[/]" if example else ""
+        table.add_row("[yellow]skipped[/]", f"{times} x {escape(reason)}{told}")
     for note in report["notes"]:
         table.add_row("note", escape(note))
     console.print(table)

@@ -217,7 +217,7 @@ def _key(source: str) -> str:
     """A folder's name for a bag: readable, and different for different bags."""
     whole = source if is_url(source) else str(Path(source).resolve())
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", whole.rstrip("/").rpartition("/")[2]).strip(".-")[:48]
-    return f"{readable or 'bag'}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+    return f"{readable or 'bag'}-{hashlib.sha256(whole.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def _about(options: ReplayOptions, manifest_sha256: str) -> dict[str, Any]:

@@ -108,7 +108,9 @@ def _topic(topic: TopicTally) -> dict[str, Any]:
 
 
 def _add_topic(topic: TopicTally, values: Mapping[str, Any]) -> None:
-    topic.kind, topic.encoding = values["kind"], values["encoding"]
+    topic.kind = values["kind"]
+    # Bags of several robots, or from before and after a change of driver.
+    topic.encoding = ", ".join(sorted({*filter(None, topic.encoding.split(", ")), *values["encoding"].split(", ")}))
     topic.sizes |= {(width, height) for width, height in values["sizes"]}
     for name in _COUNTS:
         setattr(topic, name, getattr(topic, name) + int(values[name]))

@@ -63,7 +63,8 @@ def write_aside(texts: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
     """Write the text of each target into `folder`; gives source to target."""
     sources = {folder / target.name: target for target in texts}
     for source, target in sources.items():
-        source.write_text(texts[target], encoding="utf-8")
+        # A path of undecodable bytes keeps them as escapes, which JSON reads too.
+        source.write_text(texts[target], encoding="utf-8", errors="backslashreplace")
     return sources
 
 

@@ -23,7 +23,7 @@ def tiles(report: Mapping[str, Any]) -> str:
     lost = sum(report["skipped"].values())
     accuracy = gate["accuracy"]
     shown = [
-        ("Frames", count(report["frames"]), "", f"on {len(report['topics'])} topics"),
+        ("Frames", count(report["frames"]), "", _topics_text(len(report["topics"]))),
         ("Throughput", number(report["frames_per_second"], 1), "fps", "decoding and writing included"),
         (
             "Latency p50",
@@ -47,6 +47,10 @@ def tiles(report: Mapping[str, Any]) -> str:
         ("Skipped", count(lost), "", "nothing was lost" if not lost else "each with its reason below"),
     ]
     return '<div class="tiles">' + "".join(tile(*each) for each in shown) + "</div>"
+
+
+def _topics_text(number: int) -> str:
+    return "on 1 topic" if number == 1 else f"on {number} topics"
 
 
 def tile(name: str, value: str, unit: str, note: str) -> str:
