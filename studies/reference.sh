@@ -33,7 +33,7 @@ done
 
 expert() { # name, sensor, domains
     [ -f "$work/$1.safetensors" ] || mile-edge train expert "$bundle" "$work/train/$1" --name "$1" \
-        --sensors "$2" --domains "$3" --steps ${STEPS:-300} --out "$work/$1.safetensors"
+        --sensors "$2" --domains "$3" --steps ${STEPS:-300} --store int8 --out "$work/$1.safetensors"
     mile-edge experts list "$bundle" --json | grep -q "\"name\": \"$1\"" || mile-edge experts add "$bundle" "$work/$1.safetensors"
 }
 for weather in $weathers; do expert "$weather" camera "$weather"; done

@@ -85,6 +85,11 @@ def test_the_classifier_cannot_be_adapted() -> None:
         ExpertPool(base(), pattern=r"decode_head\.classifier")
 
 
+def test_a_layer_that_the_decoder_applies_slice_by_slice_is_refused_by_name() -> None:
+    with pytest.raises(RecipeError, match="linear_fuse"):
+        ExpertPool(load_base("random:segformer-b0"), 8, r"decode_head\.linear.*")
+
+
 def test_a_1x1_convolution_counts_as_a_linear_layer() -> None:
     layer = LowRankLinear(torch.nn.Conv2d(6, 5, 1), rank=2)
     torch.nn.init.normal_(layer.lora_B)

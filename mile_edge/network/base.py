@@ -60,6 +60,7 @@ class BaseDescription:
         early_tap: module whose output feeds the gate in the same pass, before the first adapted layer.
         full_tap: module whose output feeds the gate when a second pass is accepted.
         adapted: regular expression of the layers that take the low-rank path when a recipe names none.
+        sliced: a layer that cannot be adapted, since its weights are applied slice by slice.
     """
 
     classifier: str
@@ -68,6 +69,7 @@ class BaseDescription:
     early_tap: str
     full_tap: str
     adapted: str
+    sliced: str | None = None
 
 
 _DESCRIPTIONS: dict[str, BaseDescription] = {
@@ -78,6 +80,7 @@ _DESCRIPTIONS: dict[str, BaseDescription] = {
         early_tap="segformer.stages.0",
         full_tap="segformer.stages.3",
         adapted=r"segformer\.stages\.[123]\..*(q_proj|v_proj)",
+        sliced="decode_head.linear_fuse",
     ),
     "mobilevit": BaseDescription(
         classifier="segmentation_head.classifier.convolution",

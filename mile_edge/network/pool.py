@@ -67,6 +67,11 @@ class ExpertPool(nn.Module):
             raise RecipeError(
                 f"layer pattern matches the classifier {self.description.classifier!r}; experts bring their own"
             )
+        if self.description.sliced in names:
+            raise RecipeError(
+                f"layer pattern matches {self.description.sliced!r}, which this base applies slice by slice; adapt the "
+                "layers before it, which reaches the same"
+            )
         self.base = base
         self._own = tuple(parameter.detach().clone() for parameter in classifier_parameters(self.classifier))
         self.rank = rank
