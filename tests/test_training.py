@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,3 +270,20 @@ def test_colours_stay_in_range_and_follow_the_seed() -> None:
     assert float(one.min()) >= 0
     assert float(one.max()) <= 1
     assert torch.equal(vary_colours(batch, Augmentation(photometric=0), torch.Generator()), batch)
+
+
+def test_an_adapter_is_stored_as_the_bundle_s_last_one_unless_told_otherwise(
+    workshop_bundle: Path, tmp_path: Path
+) -> None:
+    write_data(tmp_path / "day", 2)
+    shutil.copytree(workshop_bundle, tmp_path / "bundle")
+    for name, options, stored in (
+        ("first", ["--add"], "fp16"),
+        ("second", ["--add", "--store", "int8"], "int8"),
+        ("third", [], "int8"),
+        ("fourth", ["--store", "fp16"], "fp16"),
+    ):
+        out = tmp_path / f"{name}.safetensors"
+        command = ["train", "expert", str(tmp_path / "bundle"), str(tmp_path / "day"), "--name", name]
+        assert main([*command, "--out", str(out), "--steps", "1", "--batch", "1", *options]) == 0
+        assert read_expert(out).stored == stored

@@ -57,8 +57,8 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser], note: s
     form.add_argument(
         "--store",
         choices=("fp16", "int8"),
-        default="fp16",
-        help="what its file holds A and B in: int8 is half the bytes and rounds each rank to 255 steps (default fp16)",
+        help="what its file holds A and B in: int8 is half the bytes and rounds each rank to 255 steps (default: what "
+        "the bundle's last adapter is stored in, fp16 for the first)",
     )
     form.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     form.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
@@ -92,7 +92,7 @@ def _train_expert(args: argparse.Namespace) -> int:
         centres_of(bundle.manifest.gate),
         kept_of(bundle.manifest.gate),
         args.attributes or (),
-        stored=args.store,
+        stored=args.store or _last_stored(bundle),
     )
     out = args.out or Path(f"{args.name}.safetensors")
     checkpoint = out.with_name(out.name + ".checkpoint")
@@ -123,6 +123,11 @@ def _check_name(args: argparse.Namespace, bundle: Bundle) -> None:
         raise DataError(f"--name is {args.name!r}; use lower-case letters, digits, - and _ (at most 64)")
     if args.add:
         check_room(bundle.manifest, args.name, f"--name {args.name}")
+
+
+def _last_stored(bundle: Bundle) -> str:
+    adapted = [expert.stored for expert in bundle.experts() if expert.low_rank]
+    return adapted[-1] if adapted else "fp16"
 
 
 def _labelled(path: Path, bundle: Bundle, args: argparse.Namespace) -> FolderDataset | LabelledBag:
