@@ -34,6 +34,14 @@ def test_every_command_explains_itself_with_examples(command: str, capsys: pytes
     assert f"\n  mile-edge {command.split()[0]}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("action", ["add", "promote", "pack", "push", "pull", "list"])
+def test_an_action_of_experts_shows_its_own_examples(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["experts", action, "--help"])
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  mile-edge ")]
+    assert shown and all(line.startswith(f"  mile-edge experts {action} ") for line in shown)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

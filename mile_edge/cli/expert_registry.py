@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mile_edge.bundle import Bundle
-from mile_edge.cli.output import write_json
+from mile_edge.cli.output import examples_of, write_json
 from mile_edge.fleet.registry import RegistryEntry, as_json, list_entries, pull, push
 
 EPILOG = """examples:
@@ -20,8 +20,7 @@ EPILOG = """examples:
 
 A registry is a folder, here or wherever fsspec reaches (pip install 'mile-edge[fleet]', and s3fs for s3://). Files lie
 there under their SHA-256: nothing is ever overwritten, every copy is verified, a copy that was cut off goes on where it
-was. A registry only moves files; `experts add`
-decides whose and which may enter a bundle."""
+was. A registry only moves files; `experts add` decides whose and which may enter a bundle."""
 
 
 def add_actions(actions: Any, formatter: Any) -> None:
@@ -30,7 +29,7 @@ def add_actions(actions: Any, formatter: Any) -> None:
         "push",
         help="put expert files into a registry",
         description="Put expert files into a registry.",
-        epilog=EPILOG,
+        epilog=examples_of(EPILOG, "experts push"),
         formatter_class=formatter,
     )
     command.add_argument("registry", metavar="REGISTRY", help="a folder or a URL; made where it does not exist")
@@ -40,7 +39,7 @@ def add_actions(actions: Any, formatter: Any) -> None:
         "pull",
         help="copy experts from a registry",
         description="Copy experts from a registry.",
-        epilog=EPILOG,
+        epilog=examples_of(EPILOG, "experts pull"),
         formatter_class=formatter,
     )
     command.add_argument("registry", metavar="REGISTRY", help="a folder or a URL")

@@ -13,7 +13,7 @@ from rich.text import Text
 from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_bundle
 from mile_edge.bundle.files import named
 from mile_edge.cli import expert_history, expert_packages, expert_registry
-from mile_edge.cli.output import console, write_json
+from mile_edge.cli.output import console, examples_of, write_json
 from mile_edge.errors import BundleError, RecipeError
 
 EPILOG = """examples:
@@ -25,10 +25,14 @@ EPILOG = """examples:
 
   mile-edge experts keygen workshop --out keys    # workshop.key stays here, workshop.pub goes to robots
   mile-edge experts sign fog.safetensors --version 3 --key keys/workshop.key --out fog-3.safetensors
+  mile-edge experts pack fog.safetensors --version 3 --out fog-3.safetensors    # sign it later, elsewhere
   mile-edge experts verify fog-3.safetensors --keys /etc/mile_edge/keys
   mile-edge experts add bundles/reference fog-3.safetensors --keys /etc/mile_edge/keys --replace --shadow 300
+  mile-edge experts promote bundles/reference     # the expert in shadow goes live at once
+  mile-edge experts withdraw bundles/reference    # or is dropped
   mile-edge experts history bundles/reference
   mile-edge experts rollback bundles/reference
+  mile-edge experts rollback bundles/reference --to 3f2a91c0
 
   mile-edge experts push s3://fleet/experts fog-3.safetensors
   mile-edge experts pull s3://fleet/experts fog --to experts
@@ -63,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
             action,
             help=text,
             description=text[0].upper() + text[1:] + ".",
-            epilog=EPILOG,
+            epilog=examples_of(EPILOG, f"experts {action}"),
             formatter_class=parser.formatter_class,
         )
         if action in _OF_FILES:
