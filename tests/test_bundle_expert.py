@@ -172,6 +172,14 @@ def test_a_classifier_beyond_fp16_is_refused_only_in_an_fp16_bundle() -> None:
     assert "fp16" in refused(lambda: check_expert(loud, half), ExpertError)
 
 
+def test_an_adapter_in_eight_bits_beyond_fp16_is_refused_only_in_an_fp16_bundle() -> None:
+    pairs = {name: (a * np.float32(1e6), b) for name, (a, b) in make_expert().low_rank.items()}
+    loud = parse_expert(expert_bytes(make_expert(stored="int8", low_rank=pairs)), "x")
+    check_expert(loud, MANIFEST)
+    half = make_manifest(network=Network("segmenter.onnx", "0" * 64, 48, 64, "fp16"))
+    assert "exceeds fp16" in refused(lambda: check_expert(loud, half), ExpertError)
+
+
 def test_a_gate_with_another_tap_refuses_the_expert() -> None:
     full = make_manifest(gate=Gate("mahalanobis", "full", DIM))
     assert "tap" in refused(lambda: check_expert(make_expert(), full), ExpertError)

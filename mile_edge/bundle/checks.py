@@ -85,6 +85,13 @@ def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
         raise ExpertError(
             f"{where}: classifier.weight exceeds fp16 in this bundle of fp16 rows; train it again with weight decay"
         )
+    for layer, pair in expert.low_rank.items() if manifest.network.half else ():
+        # A file in eight bits has scales in fp32.
+        if max(float(np.abs(array).max()) for array in pair) > MAX_FP16:
+            raise ExpertError(
+                f"{where}: layer {shown(layer)} exceeds fp16 in this bundle of fp16 rows; train it again with weight "
+                "decay"
+            )
     if expert.mean.shape != (gate.dim,):
         raise ExpertError(
             f"{where}: gate.mean has {expert.mean.size} numbers and this bundle's gate {gate.dim}; calibrate it again"
