@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from mile_edge.export.bundle import base_of, pool_of
 from mile_edge.network.pool import ExpertPool
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.expert import ExpertTask, train_expert
-from mile_edge.training.fit import Progress, Schedule, fit
+from mile_edge.training.fit import FitResult, Progress, Schedule, fit
 from mile_edge.training.statistics import gate_features, summarise
 from workshop import SIZE, noisy_frames
 
@@ -119,6 +120,30 @@ def test_a_run_that_was_stopped_takes_the_same_steps_when_it_goes_on(workshop_bu
     run(network, schedule, tmp_path / "run.checkpoint", frames)
     for name, value in weights(network).items():
         assert torch.allclose(value, straight[name], atol=1e-5), name
+
+
+def test_an_epoch_that_is_no_better_is_neither_kept_nor_counted_as_progress(workshop_bundle: Path) -> None:
+    network, frames = pool(workshop_bundle), noisy_frames(6, 1)
+
+    def trained(steps: int, validation: list[LabelledFrame], patience: int = 0) -> FitResult:
+        torch.manual_seed(0)
+        network.reset(3)
+        # So small a step changes the weights and no pixel of a mask.
+        schedule = Schedule(steps, 2, 1e-9, steps_per_epoch=1, patience=patience)
+        return fit(network, frames, validation, size=SIZE, num_classes=3, schedule=schedule, augmentation=PLAN)
+
+    told = trained(8, frames[:2], patience=3)
+    kept, scores = weights(network), [miou for _, _, miou in told.history]
+    assert len(set(scores)) == 1
+    assert told.steps == 4, "one epoch that is the best, and three without a better one"
+    assert told.miou == scores[0]
+    assert trained(8, frames[:2], patience=1).steps == 2
+    assert all(torch.equal(value, kept[name]) for name, value in weights(network).items()), "the first epoch's"
+    unlabelled = [replace(frame, label=np.full(SIZE, 255, np.uint8)) for frame in frames[:2]]
+    assert np.isnan(trained(3, unlabelled).miou)
+    judged_by_none = weights(network)
+    trained(3, [])
+    assert all(torch.equal(value, judged_by_none[name]) for name, value in weights(network).items()), "the last"
 
 
 @pytest.mark.parametrize("stop", [6, 8, 9], ids=["within an epoch", "before its validation", "after its first step"])

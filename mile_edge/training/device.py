@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -11,8 +11,25 @@ from torch import nn
 from mile_edge.errors import RecipeError
 
 DEVICES = ("cpu", "cuda")
+# Of a checkpoint's tensors, the states of torch's own generators: the processor's, and the GPU's.
+_CHANCE, _CHANCE_THERE = "chance", "chance_cuda"
 # CUDA's range begins at 0 and goes down to higher priorities.
 _LOWEST = 0
+
+
+def chance(place: torch.device) -> dict[str, torch.Tensor]:
+    """The state of each generator that training on this device draws from, by name, for a checkpoint."""
+    states = {_CHANCE: torch.get_rng_state()}
+    if place.type == "cuda":
+        states[_CHANCE_THERE] = torch.cuda.get_rng_state(place)
+    return states
+
+
+def set_chance(place: torch.device, states: Mapping[str, torch.Tensor]) -> None:
+    """Go on with what :func:`chance` gave; one that was saved elsewhere leaves the GPU's generator as it is."""
+    torch.set_rng_state(states[_CHANCE])
+    if place.type == "cuda" and _CHANCE_THERE in states:
+        torch.cuda.set_rng_state(states[_CHANCE_THERE], place)
 
 
 @contextmanager

@@ -25,12 +25,10 @@ from mile_edge.network.pixels import normalise
 from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.balance import weights_of
 from mile_edge.training.checkpoint import EVERY_S, Checkpoint
-from mile_edge.training.device import on_device
+from mile_edge.training.device import chance, on_device, set_chance
 from mile_edge.training.optimiser import Optimiser
 from mile_edge.training.state import TrainingState
 
-# Of the checkpoint's tensors, the state of torch's own generator.
-_CHANCE = "chance"
 # Normalised pixels (B, 3, H, W) float32 and class ids (B, H, W) int64.
 _Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -139,7 +137,7 @@ def fit(
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         optimiser = Optimiser(schedule.optimiser, parameters.values(), schedule.lr, schedule.weight_decay)
         state = TrainingState(network, parameters, optimiser, schedule.average, train_statistics)
-        started, history, best = time.monotonic(), [], -math.inf
+        started, history, best = time.monotonic(), [], math.nan
         step, seconds, loss_sum = 0, 0.0, 0.0
         if saved and (resumed := saved.load(tell)):
             state.restore(resumed.tensors)
@@ -159,7 +157,7 @@ def fit(
             if step > begun:
                 assert resumed is not None  # only a resumed run begins within an epoch
                 _skip(draw, step - begun)
-                torch.set_rng_state(resumed.tensors[_CHANCE])
+                set_chance(place, resumed.tensors)
             for batch in _one_ahead(draw, end - step):
                 optimiser.set_rate(_rate(schedule, step))
                 loss_sum += _step(network, optimiser, batch, weights, penalty)
@@ -170,21 +168,21 @@ def fit(
                 miou = history[-1][2] if history else None
                 report(Progress(step, schedule.steps, loss_sum / (step - begun), miou, left))
                 if saved and now - saved_at >= checkpoint_s:
-                    tensors = {**state.tensors(), _CHANCE: torch.get_rng_state()}
+                    tensors = state.tensors() | chance(place)
                     saved.save(tensors, step, seconds + now - started, history, best, loss_sum)
                     saved_at = now
             miou = state.validate(validation, size, num_classes)
             history.append((step, loss_sum / max(1, step - begun), miou))
-            if not validation or miou >= best:
-                best = miou if validation else best
-                state.keep_best()
             begun, loss_sum, stale = step, 0.0, _epochs_since_best(history)
+            if not stale:
+                best = miou
+                state.keep_best()
             if saved:
                 saved_at = time.monotonic()
                 saved.save(state.tensors(), step, seconds + saved_at - started, history, best)
         state.put_best()
     network.eval()
-    return FitResult(best if validation else float("nan"), step, seconds + time.monotonic() - started, tuple(history))
+    return FitResult(best, step, seconds + time.monotonic() - started, tuple(history))
 
 
 def _train_mode(network: nn.Module, statistics: bool) -> None:
@@ -263,6 +261,7 @@ def _rate(schedule: Schedule, step: int) -> float:
 
 
 def _epochs_since_best(history: Sequence[tuple[int, float, float]]) -> int:
+    """Of equals the first is the best; without any score each epoch is better than those before it."""
     scores = [miou for _, _, miou in history]
     return len(scores) - 1 - int(np.nanargmax(scores)) if scores and not np.isnan(scores).all() else 0
 
