@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from mile_edge.data.folder import VOID
 from mile_edge.errors import DataError
 from mile_edge.yaml_file import read_yaml
 
-VOID = 255
 OUTSIDE = -1
 
 

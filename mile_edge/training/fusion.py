@@ -14,13 +14,12 @@ from torch.nn import functional
 from mile_edge.bundle import Bundle
 from mile_edge.bundle.fusion import FusionLayout, per_class
 from mile_edge.bundle.fusion_head import FusionHead
+from mile_edge.data.folder import VOID
 from mile_edge.network.fusion import Fusion
 from mile_edge.replay.scores import confusion, mean_iou
 from mile_edge.training.balance import class_weights
 from mile_edge.training.fit import Progress
 from mile_edge.training.fusion_features import FeatureCache
-
-VOID = 255
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ def train_head(
             group["lr"] = schedule.lr * _rate(step, schedule.steps)
         present = _subsets(rng, len(chosen), len(data.sensors), schedule.all_sensors)
         windows = _windows(rng, len(chosen), data.hidden.shape[3:])
-        scores, labels = _fuse(network, weights, data, chosen, present, windows)
+        vector = torch.cat([weights[name].reshape(-1) for name in layout.shapes])
+        scores, labels = _fuse(network, vector, data, chosen, present, windows)
         loss = functional.cross_entropy(scores, labels, weight=cost, ignore_index=VOID)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -102,7 +102,7 @@ def score_head(
     layout: FusionLayout, vector: np.ndarray, data: FeatureCache, sensors: Sequence[str], domain: str | None = None
 ) -> float | None:
     """Mean IoU of fused masks at the network's size, with these sensors present and in this domain or in all."""
-    weights = _unpack(layout, torch.from_numpy(vector))
+    weights = torch.from_numpy(vector)
     network = Fusion(layout)
     present = torch.tensor([[float(name in sensors) for name in data.sensors]])
     counts = np.zeros((layout.max_classes, layout.max_classes + 1), np.int64)
@@ -116,14 +116,13 @@ def score_head(
 
 def _fuse(
     network: Fusion,
-    weights: dict[str, torch.Tensor] | dict[str, nn.Parameter],
+    vector: torch.Tensor,
     data: FeatureCache,
     chosen: Sequence[int],
     present: torch.Tensor,
     windows: Sequence[tuple[slice, slice]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and labels (G, height, width) of some moments' cut-outs, each with its own sensors present."""
-    vector = torch.cat([weights[name].reshape(-1) for name in network.layout.shapes])
     scale = data.labels.shape[1] // data.hidden.shape[3]
     fused, labels = [], []
     for place, sensors, (rows, columns) in zip(chosen, present, windows, strict=True):
@@ -173,15 +172,6 @@ def _initial(layout: FusionLayout) -> dict[str, nn.Parameter]:
             nn.init.kaiming_uniform_(tensor, nonlinearity="relu")
         weights[name] = nn.Parameter(tensor)
     return weights
-
-
-def _unpack(layout: FusionLayout, vector: torch.Tensor) -> dict[str, torch.Tensor]:
-    found, start = {}, 0
-    for name, shape in layout.shapes.items():
-        stop = start + int(np.prod(shape))
-        found[name] = vector[start:stop].reshape(shape)
-        start = stop
-    return found
 
 
 def _rate(step: int, steps: int) -> float:
