@@ -24,9 +24,10 @@ VOID = 255
 
 @dataclass(frozen=True)
 class LowRankLayer:
-    """One adapted linear layer: A is (rank, in_features), B is (out_features, rank); rank None is the layout's.
+    """One adapted layer: A is (rank, in_features), B is (out_features, rank); rank None is the layout's.
 
-    A convolution counts each number of its window as an input feature.
+    A convolution's input features are its input channels, those under the kernel's centre; of the first one, whose path
+    has a kernel of its own, each number of the window.
     """
 
     name: str

@@ -105,7 +105,7 @@ def base_of(bundle: Bundle) -> Base:
     """The frozen base of a bundle as a torch network again, with the classifier of row 0.
 
     Raises:
-        BundleError: the bundle's graph does not hold the exact weights (half precision).
+        BundleError: the bundle's graph does not hold the exact weights (half precision, or folded batch norms).
     """
     weights = recover_weights(bundle.network_path.read_bytes())
     own = bundle.experts()[0]

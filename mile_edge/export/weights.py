@@ -14,13 +14,11 @@ from mile_edge.errors import BundleError
 from mile_edge.export.shared_weights import WEIGHTS_KEY
 
 
-def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> bool:
+def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) -> None:
     """Note in the graph which initializer holds which weight, so that :func:`recover_weights` finds them again.
 
-    The exporter renames, transposes and merges constants, so they are matched by content.
-
-    Returns:
-        whether every weight was found; where one was not, nothing is noted.
+    The exporter renames, transposes and merges constants, so they are matched by content. Where one is not found, as in
+    a network whose batch norms it folds into convolutions, nothing is noted, and whoever trains names the base.
     """
     by_content: dict[tuple[tuple[int, ...], bytes], str] = {}
     for tensor in model.graph.initializer:
@@ -38,17 +36,16 @@ def record_weights(model: onnx.ModelProto, weights: Mapping[str, torch.Tensor]) 
                 places[name] = [found, transposed]
                 break
         else:
-            return False
+            return
     entry = model.metadata_props.add()
     entry.key, entry.value = WEIGHTS_KEY, json.dumps(places)
-    return True
 
 
 def recover_weights(data: bytes) -> dict[str, torch.Tensor]:
     """The weights that :func:`record_weights` noted, as a state dict.
 
     Raises:
-        BundleError: the graph carries no such note, as half-precision graphs do not.
+        BundleError: the graph carries no such note, as those in half precision or with folded batch norms do not.
     """
     model = onnx.load_from_string(data)
     notes = {entry.key: entry.value for entry in model.metadata_props}
