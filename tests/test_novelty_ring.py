@@ -60,6 +60,13 @@ def test_what_the_ring_keeps_is_read_as_one_bag_by_kind_of_sensor(tmp_path: Path
     assert [path.suffix for path in (tmp_path / "ring").iterdir()] == [".mcap"]
 
 
+def test_a_frame_larger_than_any_jpeg_is_kept(tmp_path: Path) -> None:
+    wide = picture(0, (16, 66_000))
+    assert NoveltyRing(tmp_path / "ring").offer(frame_at(0, wide))
+    ((_, _, found),) = kept_in(tmp_path / "ring")
+    assert np.array_equal(found, wide)
+
+
 def test_the_budget_holds_and_a_long_scene_leaves_room_for_a_short_one(tmp_path: Path) -> None:
     ring = NoveltyRing(tmp_path / "ring", budget_mb=1)
     size = 192, 256

@@ -12,6 +12,8 @@ from PIL import Image
 from mile_edge.errors import SensorError
 
 MAX_PIXELS = 64 * 1024 * 1024
+# A JPEG file holds no more pixels a side; Pillow refuses to write one that would.
+JPEG_SIDE = 65500
 
 
 class _Layout(NamedTuple):

@@ -26,6 +26,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 
 from mile_edge.data.bags import Bag
+from mile_edge.data.encodings import JPEG_SIDE
 from mile_edge.data.sketch import distances, sketch_of
 from mile_edge.data.storage.mcap import McapStorage
 from mile_edge.errors import BagError
@@ -185,8 +186,8 @@ class NoveltyRing:
         pixels = frame.pixels
         if pixels.dtype == np.uint8:
             topic = frame.topic if frame.topic.endswith("/compressed") else f"{frame.topic}/compressed"
-            data = np.frombuffer(_jpeg(pixels), np.uint8)
-            image, msgtype = self._make(_COMPRESSED, header, "jpeg", data), _COMPRESSED
+            form, packed = _packed(pixels)
+            image, msgtype = self._make(_COMPRESSED, header, form, np.frombuffer(packed, np.uint8)), _COMPRESSED
         else:
             topic, msgtype = frame.topic.removesuffix("/compressedDepth"), _RAW
             little = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("<"))
@@ -289,7 +290,10 @@ def _least_telling(frames: Sequence[_Kept]) -> _Kept:
     return frames[max(divmod(int(apart.argmin()), len(frames)))]
 
 
-def _jpeg(pixels: np.ndarray) -> bytes:
+def _packed(pixels: np.ndarray) -> tuple[str, bytes]:
+    """A picture as a file's bytes, and which kind of file: what is too large for a JPEG is a PNG."""
     sink = io.BytesIO()
-    Image.fromarray(pixels[..., :3] if pixels.ndim == 3 else pixels).save(sink, "JPEG", quality=_QUALITY, subsampling=0)
-    return sink.getvalue()
+    picture = Image.fromarray(pixels[..., :3] if pixels.ndim == 3 else pixels)
+    form = "png" if max(picture.size) > JPEG_SIDE else "jpeg"
+    picture.save(sink, form, quality=_QUALITY, subsampling=0)
+    return form, sink.getvalue()

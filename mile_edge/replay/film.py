@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from mile_edge.data.encodings import JPEG_SIDE
+
 PER_STRIP = 6
 EXTREMES = 6
 MAX_STRIPS = 24
-# A JPEG file holds no more pixels a side; Pillow refuses to write one that would.
-JPEG_SIDE = 65500
 _WIDTH, _HEIGHT = 320, 960
 _QUALITY = 80
 

@@ -17,7 +17,8 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mile_edge.bundle import ClassLabel
 from mile_edge.data.bag_frames import BagFrame
-from mile_edge.replay.film import JPEG_SIDE, blend, jpeg, palette
+from mile_edge.data.encodings import JPEG_SIDE
+from mile_edge.replay.film import blend, jpeg, palette
 
 _IMAGE, _COMPRESSED, _TEXT = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "std_msgs/msg/String"
 _LABELS, _LABEL = "vision_msgs/msg/LabelInfo", "vision_msgs/msg/VisionClass"

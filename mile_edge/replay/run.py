@@ -21,13 +21,13 @@ from mile_edge.bundle import Bundle
 from mile_edge.data.bag_frames import BagFrame, BagFrames
 from mile_edge.data.bags import Bag
 from mile_edge.data.class_map import identity_map, read_class_map
+from mile_edge.data.encodings import JPEG_SIDE
 from mile_edge.data.grouping import moments, stamp_of
 from mile_edge.data.novelty_ring import NovelFrame, NoveltyRing
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
 from mile_edge.data.topics import TopicPlan, plan_topics
 from mile_edge.errors import BagError, FusionError, RecipeError
 from mile_edge.replay.ahead import Ahead
-from mile_edge.replay.film import JPEG_SIDE
 from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.options import ReplayOptions, check_options
 from mile_edge.replay.outputs import aside, publish, write_aside
