@@ -179,3 +179,12 @@ def test_what_was_calibrated_for_an_expert_goes_with_it(tmp_path: Path) -> None:
     assert newer.manifest.gate.thresholds == {}
     assert newer.manifest.gate.novelty is not None
     assert set(newer.manifest.gate.novelty.experts) == {"rain"}
+
+
+def test_no_other_expert_is_read_again_when_one_goes_out_of_a_calibrated_bundle(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, make_expert("fog"), make_expert("rain", 1))
+    scales = dict.fromkeys(("fog", "rain"), Scale(1.0, 0.1))
+    bundle = bundle.set_gate(replace(bundle.manifest.gate, novelty=Novelty(3.5, 0.01, 480, scales)))
+    Bundle.open(bundle.path).remove("rain")
+    (bundle.path / bundle.manifest.entry("fog").file).write_bytes(b"whoever reads this is refused")
+    assert names(bundle.current()) == ["base", "fog"]

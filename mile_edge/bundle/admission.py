@@ -179,7 +179,7 @@ def restored(target: Manifest, present: Manifest, where: str) -> Manifest:
 
 def fixed_part(manifest: Manifest) -> Manifest:
     """What no add or remove changes: an expert that fitted once fits as long as this is the same."""
-    gate = replace(manifest.gate, thresholds={})
+    gate = replace(manifest.gate, thresholds={}, novelty=None)
     return replace(manifest, experts=(), classes=(), gate=gate, candidate=None, versions={}, fusion=None)
 
 
