@@ -139,7 +139,7 @@ def _check_layer(name: str, layer: str, frozen: nn.Module) -> None:
         return
     odd = f"{frozen.groups} groups" if frozen.groups != 1 else ""
     if frozen.kernel_size != (1, 1) and frozen.dilation != (1, 1):
-        odd = f"a dilation of {frozen.dilation[0]}"
+        odd = f"a dilation of {max(frozen.dilation)}"
     if odd:
         raise ExpertError(
             f"expert {name!r} adapts {layer}, a convolution with {odd}, which PEFT's LoRA cannot follow; "
