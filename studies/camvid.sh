@@ -12,7 +12,7 @@ mkdir -p "$work"
 [ -d "$bundle" ] || mile-edge export "$work/base" --recipe export/segformer-b0-352x480.yaml \
     --data "$data/camvid/day/train" --own day --domains day --name camvid --out "$bundle"
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
-    --domains dusk --crop 240x320 --steps 250 --out "$work/dusk.safetensors" --add
+    --domains dusk --crop 240x320 --steps 250 --own-statistics --out "$work/dusk.safetensors" --add
 
 # Real thermal frames without labels (RoadScene): the gate learns to know them, the base segments them as best it can.
 . studies/roadscene.sh

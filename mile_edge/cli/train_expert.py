@@ -60,6 +60,11 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser], note: s
         help="what its file holds A and B in: int8 is half the bytes and rounds each rank to 255 steps (default: what "
         "the bundle's last adapter is stored in, fp16 for the first)",
     )
+    form.add_argument(
+        "--own-statistics",
+        action="store_true",
+        help="let the decoder's batch norm learn this task's statistics, kept in the expert (SegFormer)",
+    )
     form.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     form.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
     form.add_argument(
@@ -180,7 +185,7 @@ def _make_expert(
             data,
             held_out,
             size=size,
-            schedule=replace(train_schedule.schedule_of(args), average=0.98),
+            schedule=replace(train_schedule.schedule_of(args), average=0.98, own_statistics=args.own_statistics),
             augmentation=train_schedule.augmentation_of(args),
             checkpoint=checkpoint,
             start=start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ import torch
 
 from mile_edge.bundle import ClassLabel, Expert
 from mile_edge.data.folder import Dataset, LabelledFrame
+from mile_edge.errors import RecipeError
 from mile_edge.network.base import chosen_rows
 from mile_edge.network.pool import ExpertPool, classifier_parameters
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.base import shared_classes
 from mile_edge.training.fit import FitResult, Progress, Schedule, fit
+from mile_edge.training.own_statistics import own_statistics
 from mile_edge.training.statistics import GateStatistics, gate_features, summarise
 
 if TYPE_CHECKING:
@@ -87,9 +90,12 @@ def train_expert(
 
     Raises:
         DataError: no labels, or data sets with different classes.
-        RecipeError: ``rows`` names one that the classifier does not have.
+        RecipeError: ``rows`` names one that the classifier does not have, or this base or method of ranks cannot have
+            statistics of an expert's own.
     """
     classes = shared_classes([*data, *validation])
+    if schedule.own_statistics and (ranks is not None or go_on):
+        raise RecipeError("an expert that goes on keeps the statistics it began with; train without --own-statistics")
     torch.manual_seed(schedule.seed)
     pool.reset(len(classes))
     if start is not None:
@@ -101,20 +107,22 @@ def train_expert(
     frames = [frame for folder in data for frame in folder]
     held_out = [frame for folder in validation for frame in folder]
     statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed, task.kept)
-    result = fit(
-        pool,
-        frames,
-        held_out,
-        size=size,
-        num_classes=len(classes),
-        schedule=schedule,
-        augmentation=augmentation,
-        checkpoint=checkpoint,
-        penalty=None if ranks is None else lambda: ranks.penalty(pool),
-        report=report,
-        tell=tell,
-        device=device,
-    )
+    with own_statistics(pool) if schedule.own_statistics else nullcontext():
+        result = fit(
+            pool,
+            frames,
+            held_out,
+            size=size,
+            num_classes=len(classes),
+            schedule=schedule,
+            augmentation=augmentation,
+            checkpoint=checkpoint,
+            train_statistics=schedule.own_statistics,
+            penalty=None if ranks is None else lambda: ranks.penalty(pool),
+            report=report,
+            tell=tell,
+            device=device,
+        )
     account = {
         "data": [str(folder.path) for folder in data],
         "frames": len(frames),

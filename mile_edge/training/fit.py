@@ -48,6 +48,7 @@ class Schedule:
         class_balance: exponent of inverse class frequency in the loss, 0 for plain cross-entropy.
         optimiser: "adamw", or "muon" for matrices with AdamW for the rest.
         seed: of views, order and initial weights.
+        own_statistics: of an expert: batch norm learns the task's, see :mod:`mile_edge.training.own_statistics`.
     """
 
     steps: int = 600
@@ -60,6 +61,7 @@ class Schedule:
     class_balance: float = 0.0
     optimiser: str = "adamw"
     seed: int = 0
+    own_statistics: bool = False
 
 
 @dataclass(frozen=True)
