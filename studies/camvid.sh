@@ -1,6 +1,7 @@
 #!/bin/sh
 # Real frames: a base on CamVid's day sequences and an expert for dusk. Run it as `make camvid`.
 # No weights from elsewhere: the base starts from random ones. Every step is skipped when its result is there.
+# RECIPE=export/segformer-b0-352x480-entry.yaml OPTIONS=--own-statistics lets the expert reach the first stage too.
 set -eu
 data=${DATA:-../shared/data}
 work=${WORK:-out/camvid}
@@ -9,10 +10,10 @@ bundle=$work/bundle
 mkdir -p "$work"
 [ -d "$work/base" ] || mile-edge train base "$data/camvid/day/train" --out "$work/base" --size 240x320 \
     --steps 2400 --foreign 0 --seed 0
-[ -d "$bundle" ] || mile-edge export "$work/base" --recipe export/segformer-b0-352x480.yaml \
+[ -d "$bundle" ] || mile-edge export "$work/base" --recipe ${RECIPE:-export/segformer-b0-352x480.yaml} \
     --data "$data/camvid/day/train" --own day --domains day --name camvid --out "$bundle"
 [ -f "$work/dusk.safetensors" ] || mile-edge train expert "$bundle" "$data/camvid/dusk/train" --name dusk \
-    --domains dusk --crop 240x320 --steps 250 --own-statistics --out "$work/dusk.safetensors" --add
+    --domains dusk --crop 240x320 --steps 250 ${OPTIONS:-} --out "$work/dusk.safetensors" --add
 
 # Real thermal frames without labels (RoadScene): the gate learns to know them, the base segments them as best it can.
 . studies/roadscene.sh
