@@ -2,6 +2,8 @@
 # Makes bundles/reference: renders the procedural world, trains a base on its clear days, and one expert for each other
 # weather and sensor. Run it as `make reference`. Every step is skipped when its result is there, so a killed run goes on.
 set -eu
+# One thread gives the same weights to the bit each time; more add up in another order.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 work=${WORK:-out/reference}
 bundle=${BUNDLE:-$work/bundle}
 recipe=export/segformer-b0-240x320.yaml
