@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 # Their assertions speak as those of the tests themselves do.
-pytest.register_assert_rewrite("bag_makers", "bundle_checks", "forks")
+pytest.register_assert_rewrite("bag_makers", "bundle_checks", "forks", "replays")
 
 REPOSITORY = Path(__file__).parents[1]
 REFERENCE = REPOSITORY / "bundles" / "reference"
@@ -28,6 +28,23 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"real data is absent: {DATA} does not exist (MILE_EDGE_DATA names another folder)")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def bundle() -> Path:
+    """The shipped bundle; no test changes it."""
+    path = Path(os.environ.get("MILE_EDGE_BUNDLE", REFERENCE))
+    if not path.is_dir():
+        pytest.skip(f"there is no bundle at {path} (MILE_EDGE_BUNDLE names another)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def domain(bundle: Path) -> str:
+    """A domain where the bundle has a right expert for a camera."""
+    from mile_edge.bundle import Bundle
+
+    return next(name for e in Bundle.open(bundle).experts() if "camera" in e.sensors for name in e.domains)
 
 
 @pytest.fixture

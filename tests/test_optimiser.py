@@ -13,7 +13,7 @@ from torch import nn
 from mile_edge.errors import RecipeError
 from mile_edge.training.augment import Augmentation
 from mile_edge.training.fit import Progress, Schedule, fit
-from mile_edge.training.optimiser import Optimiser
+from mile_edge.training.optimiser import Muon, Optimiser
 from workshop import SIZE, noisy_frames
 
 
@@ -82,3 +82,20 @@ def test_muon_moves_matrices_in_all_directions_alike_and_leaves_the_rest_to_adam
 def test_an_unknown_optimiser_is_refused() -> None:
     with pytest.raises(RecipeError, match="optimiser 'sgd' is unknown; choose adamw or muon"):
         Optimiser("sgd", Small().parameters(), 1e-3, 0)
+
+
+def test_muon_is_torch_s_in_float32() -> None:
+    torch.manual_seed(2)
+    shapes = (24, 10), (10, 24), (16, 16)
+    ours, theirs = ([nn.Parameter(torch.ones(shape)) for shape in shapes] for _ in range(2))
+    one = Muon(ours, lr=0.02, weight_decay=0.1)
+    other = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(5):
+        for mine, its in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            its.grad = mine.grad.clone()
+        one.step()
+        other.step()
+    for mine, its in zip(ours, theirs, strict=True):
+        moved = float((its - 1).norm())
+        assert float((mine - its).norm()) < 0.02 * moved, "further apart than bfloat16 rounds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -95,14 +96,45 @@ def test_training_keeps_one_rank_of_each_projection_for_what_the_norm_learns(bas
     assert plain.low_rank.keys() == own.low_rank.keys()
 
 
-@pytest.mark.parametrize("pattern", [r"segformer\.stages\.3\..*q_proj", PROJECTIONS], ids=["layers", "untrained"])
-def test_what_cannot_hold_statistics_is_refused_before_a_step(base: Base, pattern: str) -> None:
+def test_a_channel_that_the_norm_holds_still_stays_so(base: Base) -> None:
+    still = copy.deepcopy(base)
+    with torch.no_grad():
+        still.decode_head.batch_norm.weight[7] = 0
+    pool = ExpertPool(still, 4, PROJECTIONS)
+    pool.reset(len(CLASSES))
+    with own_statistics(pool):
+        pool.base.decode_head.batch_norm.running_mean.add_(torch.randn(256) * 0.4)
+        learnt = scores(pool)
+    assert torch.allclose(scores(pool), learnt, atol=1e-3 * float(learnt.abs().max()))
+
+
+def _elsewhere(base: Base) -> ExpertPool:
+    return ExpertPool(copy.deepcopy(base), 4, r"segformer\.stages\.3\..*q_proj")
+
+
+def _untrained(base: Base) -> ExpertPool:
     network = copy.deepcopy(base)
-    if pattern == PROJECTIONS:
-        for stage in network.segformer.stages:
-            torch.nn.init.zeros_(stage.layer_norm.bias)
-    with pytest.raises(RecipeError, match="without --own-statistics"), own_statistics(ExpertPool(network, 4, pattern)):
+    for stage in network.segformer.stages:
+        torch.nn.init.zeros_(stage.layer_norm.bias)
+    return ExpertPool(network, 4, PROJECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("pool_of", "why"),
+    [
+        (_elsewhere, "projections.0.proj and its like, which this bundle does not adapt"),
+        (_untrained, "hardly anything in this base"),
+        (lambda base: ExpertPool(copy.deepcopy(base), 1, PROJECTIONS), "rank is 1"),
+        (lambda _: ExpertPool(untrained("random:mobilevit-xxs"), 4), "this base is a mobilevit"),
+    ],
+    ids=["elsewhere", "untrained", "one rank", "mobilevit"],
+)
+def test_what_cannot_hold_statistics_is_refused_by_its_cause(
+    base: Base, pool_of: Callable[[Base], ExpertPool], why: str
+) -> None:
+    with pytest.raises(RecipeError, match=why) as refused, own_statistics(pool_of(base)):
         raise AssertionError("the block was entered")
+    assert "without --own-statistics" in str(refused.value)
 
 
 def test_an_adapter_that_goes_on_from_task_to_task_has_no_statistics_of_its_own(base: Base) -> None:

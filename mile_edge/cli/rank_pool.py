@@ -47,6 +47,8 @@ def rank_pool_of(args: argparse.Namespace, bundle: Bundle) -> RankPool | None:
 
     if args.gate_only:
         raise DataError(f"--gate-only adds one of several experts and a {gate.kind} bundle has one; leave it out")
+    if args.own_statistics:
+        raise DataError(f"--own-statistics are one task's, and a {gate.kind} bundle's adapter serves all; leave it out")
     if gate.kind == "mora" and args.router is not None:
         raise DataError("--router is for bundles of gate dac, and mora has no router; leave it out")
     most = layout.rank if gate.kind == "mora" else 64

@@ -63,7 +63,8 @@ def add_form(forms: argparse._SubParsersAction[argparse.ArgumentParser], note: s
     form.add_argument(
         "--own-statistics",
         action="store_true",
-        help="let the decoder's batch norm learn this task's statistics, kept in the expert (SegFormer)",
+        help="let the decoder's batch norm learn this task's statistics and keep them in the expert; for a SegFormer "
+        "whose recipe adapts the decoder's projections",
     )
     form.add_argument("--bag-domain", metavar="NAME", help="of a bag, only frames whose /truth/domain is this")
     form.add_argument("--class-map", type=Path, help="YAML file from a bag's label ids to the bundle's classes")
@@ -87,6 +88,8 @@ def _train_expert(args: argparse.Namespace) -> int:
 
     bundle = Bundle.open(args.bundle)
     _check_name(args, bundle)
+    if args.gate_only and args.own_statistics:
+        raise DataError("--own-statistics are learned in training and --gate-only trains nothing; leave one out")
     ranks = rank_pool_of(args, bundle)
     data, held_out = ([_labelled(path, bundle, args) for path in paths] for paths in (args.data, args.val))
     task = ExpertTask(

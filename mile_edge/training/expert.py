@@ -95,7 +95,9 @@ def train_expert(
     """
     classes = shared_classes([*data, *validation])
     if schedule.own_statistics and (ranks is not None or go_on):
-        raise RecipeError("an expert that goes on keeps the statistics it began with; train without --own-statistics")
+        raise RecipeError(
+            "an expert that goes on from task to task has the base's statistics for all; train without --own-statistics"
+        )
     torch.manual_seed(schedule.seed)
     pool.reset(len(classes))
     if start is not None:
@@ -106,8 +108,10 @@ def train_expert(
         ranks.begin(pool, start, classes)
     frames = [frame for folder in data for frame in folder]
     held_out = [frame for folder in validation for frame in folder]
-    statistics = summarise(gate_features(pool.base, frames, size, task.tap), task.centres, schedule.seed, task.kept)
+    # What this base cannot have is refused before its features are computed.
     with own_statistics(pool) if schedule.own_statistics else nullcontext():
+        features = gate_features(pool.base, frames, size, task.tap)
+        statistics = summarise(features, task.centres, schedule.seed, task.kept)
         result = fit(
             pool,
             frames,

@@ -26,6 +26,7 @@ from mile_edge.training.augment import Augmentation, random_view, vary_colours
 from mile_edge.training.balance import weights_of
 from mile_edge.training.checkpoint import EVERY_S, Checkpoint
 from mile_edge.training.device import chance, on_device, set_chance
+from mile_edge.training.memory import keep_freed
 from mile_edge.training.optimiser import Optimiser
 from mile_edge.training.state import TrainingState
 
@@ -134,6 +135,7 @@ def fit(
     saved = None
     if checkpoint:
         saved = Checkpoint(checkpoint, _fingerprint(schedule, augmentation, size, labelled, network))
+    keep_freed()
     with on_device(device, network) as place:
         weights = weights_of(labelled, num_classes, schedule.class_balance).to(place)
         parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -286,6 +288,8 @@ def _fingerprint(
 
 
 def _fast_bfloat16() -> bool:
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return False  # also of a processor that could, where ATEN_CPU_CAPABILITY holds torch to what all of them can
     # Private names of torch, which may go: without them training is slower and otherwise the same.
     asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(ask is not None and ask() for ask in asked)

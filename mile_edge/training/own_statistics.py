@@ -13,10 +13,9 @@ expert's file knows anything of it, and the base stays as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -26,6 +25,8 @@ from mile_edge.network.pool import ExpertPool
 
 # Of a stage whose features have hardly a constant part no use is made: its rank would have to be enormous.
 _LEAST = 0.05
+# Nor of one where a LayerNorm's weight is next to nothing, since A holds its inverse.
+_LEAST_WEIGHT = 1e-3
 
 
 @contextmanager
@@ -33,23 +34,26 @@ def own_statistics(pool: ExpertPool) -> Iterator[None]:
     """Within the block the decoder's batch norm learns; at its end the expert holds what it learnt, the base does not.
 
     Args:
-        pool: a SegFormer's, just reset, with low-rank paths beside the decoder's projections.
+        pool: a SegFormer's, just reset, with low-rank paths of rank 2 or more beside the decoder's projections.
 
     Raises:
-        RecipeError: it is another network, those layers are not adapted, or no feature has a constant part.
+        RecipeError: it is another network, those layers are not adapted, one rank is all there is, or no feature has a
+            constant part.
     """
-    head: Any = getattr(pool.base, "decode_head", None)
-    stages = range(len(getattr(head, "linear_projections", ())))
-    paths = [pool.adapters.get(f"decode_head.linear_projections.{i}.proj") for i in stages]
-    norms: list[Any] = [pool.base.get_submodule(f"segformer.stages.{i}.layer_norm") for i in stages]
+    norms, paths = _stages(pool)
     constants = [float((norm.bias / norm.weight).sum()) for norm in norms]
-    used = [i for i in stages if paths[i] is not None and _LEAST <= abs(constants[i]) < math.inf]
+    used = [
+        stage
+        for stage, norm in enumerate(norms)
+        if stage in paths and norm.weight.abs().min() >= _LEAST_WEIGHT and abs(constants[stage]) >= _LEAST
+    ]
     if not used:
         raise RecipeError(
-            "statistics of an expert's own are folded into a trained SegFormer's decode_head.linear_projections, which "
-            "this bundle does not adapt; train without --own-statistics"
+            "statistics of an expert's own are folded into what the base's stages have in every pixel, which is hardly "
+            "anything in this base; train the base first, or the expert without --own-statistics"
         )
-    chosen = [cast("LowRankPath", paths[i]) for i in used]
+    chosen = [paths[stage] for stage in used]
+    head: Any = pool.base.decode_head
     norm: Any = head.batch_norm
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     hooks = [hook for path in chosen for hook in _keep_last_free(path)]
@@ -61,7 +65,7 @@ def own_statistics(pool: ExpertPool) -> Iterator[None]:
             hook.remove()
         for name, buffer in norm.named_buffers():
             buffer.copy_(before[name])
-    slices = head.linear_fuse.weight.flatten(1).chunk(len(stages), 1)[::-1]
+    slices = head.linear_fuse.weight.flatten(1).chunk(len(norms), 1)[::-1]
     # The smallest numbers that add up to it over all stages.
     reach = torch.cat([constants[i] * slices[i] for i in used], dim=1)
     columns = torch.linalg.lstsq(reach.double(), shift.double()[:, None], driver="gelsd").solution[:, 0].float()
@@ -70,6 +74,31 @@ def own_statistics(pool: ExpertPool) -> Iterator[None]:
         for i, path, column in zip(used, chosen, columns.chunk(len(used)), strict=True):
             path.lora_A[-1] = 1 / norms[i].weight
             path.lora_B[:, -1] = column
+
+
+def _stages(pool: ExpertPool) -> tuple[list[Any], dict[int, LowRankPath]]:
+    """The stages' last LayerNorms, and by stage the low-rank path beside the decoder's projection of it."""
+    base: Any = pool.base
+    if base.config.model_type != "segformer":
+        raise RecipeError(
+            f"statistics of an expert's own are those of SegFormer's decoder, and this base is a "
+            f"{base.config.model_type}; train without --own-statistics"
+        )
+    norms: list[Any] = [stage.layer_norm for stage in base.segformer.stages]
+    names = [f"decode_head.linear_projections.{stage}.proj" for stage in range(len(norms))]
+    adapted: dict[str, Any] = dict(pool.adapters.items())
+    paths = {stage: adapted[name] for stage, name in enumerate(names) if name in adapted}
+    if not paths:
+        raise RecipeError(
+            f"statistics of an expert's own are folded into {names[0]} and its like, which this bundle does not adapt; "
+            "train without --own-statistics, or export one whose layers reach them"
+        )
+    if next(iter(paths.values())).rank < 2:
+        raise RecipeError(
+            "the bundle's rank is 1 and statistics of an expert's own take one rank of it; train without "
+            "--own-statistics, or export one of a larger rank"
+        )
+    return norms, paths
 
 
 def _keep_last_free(path: LowRankPath) -> Iterator[torch.utils.hooks.RemovableHandle]:
@@ -87,4 +116,7 @@ def _difference(norm: Any, mean: torch.Tensor, variance: torch.Tensor) -> tuple[
     """s and d of the module's docstring, (C,) each, from the base's statistics to those that the norm has now."""
     wide = (variance + norm.eps).sqrt()
     scale = wide / (norm.running_var + norm.eps).sqrt()
-    return scale, mean - norm.running_mean + (1 / scale - 1) * norm.bias * wide / norm.weight
+    shift = mean - norm.running_mean + (1 / scale - 1) * norm.bias * wide / norm.weight
+    # A channel of weight zero is the same whatever its statistics are.
+    still = norm.weight == 0
+    return scale.masked_fill(still, 1), shift.masked_fill(still, 0)
