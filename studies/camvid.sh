@@ -1,7 +1,8 @@
 #!/bin/sh
 # Real frames: a base on CamVid's day sequences and an expert for dusk. Run it as `make camvid`.
 # No weights from elsewhere: the base starts from random ones. Every step is skipped when its result is there.
-# RECIPE=export/segformer-b0-352x480-entry.yaml OPTIONS=--own-statistics lets the expert reach the first stage too.
+# An expert that reaches the first stage too, beside the same base: mkdir out/camvid-entry && cp -r out/camvid/base
+# out/camvid-entry, then WORK=out/camvid-entry RECIPE=export/segformer-b0-352x480-entry.yaml OPTIONS=--own-statistics.
 set -eu
 data=${DATA:-../shared/data}
 work=${WORK:-out/camvid}

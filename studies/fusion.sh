@@ -2,6 +2,7 @@
 # Trains and scores fusion of camera, depth and thermal on the procedural street: streets that no expert was trained on,
 # others to test on. Every step is skipped when its result is there. KINDS="uniform routed both both-aux" is the ablation.
 set -eu
+. studies/repeatable.sh
 work=${WORK:-out/fusion}
 bundle=${BUNDLE:-bundles/reference}
 mkdir -p "$work"

@@ -2,9 +2,7 @@
 # Makes bundles/reference: renders the procedural world, trains a base on its clear days, and one expert for each other
 # weather and sensor. Run it as `make reference`. Every step is skipped when its result is there, so a killed run goes on.
 set -eu
-# The same weights to the bit each time: one thread, since several add up in another order, and instructions that every
-# x86-64 processor of the last ten years has, since wider ones add up in another order too and round to bfloat16.
-export OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2
+. studies/repeatable.sh
 work=${WORK:-out/reference}
 bundle=${BUNDLE:-$work/bundle}
 recipe=export/segformer-b0-240x320.yaml
