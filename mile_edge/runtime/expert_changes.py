@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, ShadowPlan, Trust
+from mile_edge.bundle import Bundle, ShadowPlan, Trust, set_fusion_head
 from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.commit import MANIFEST
 from mile_edge.runtime.backends import Backend
@@ -144,6 +144,17 @@ class ExpertChanges(ABC):
         """
         with self._changing():
             self._bundle.remove(name, self._taking_over)
+
+    def set_fusion_head(self, path: str | os.PathLike[str]) -> None:
+        """Put a trained fusion head into the bundle and use it from the next moment on; no engine is built anew.
+
+        Raises:
+            FusionError: the file is no fusion head, or does not fit; nothing has changed.
+            BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
+        """
+        with self._changing():
+            # With it comes what other processes changed meanwhile: the bank and the gate take that over, too.
+            self._publish(set_fusion_head(self._bundle, path))
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
