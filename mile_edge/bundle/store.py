@@ -45,8 +45,8 @@ class Bundle(BundleState):
 
         Args:
             path: a folder that does not exist yet, or an empty one.
-            manifest: without experts; the hashes of its networks are filled in from the bytes given. Its fusion stays
-                behind.
+            manifest: without experts; the hashes of its networks are filled in from the bytes given. Its fusion and
+                its candidate stay behind.
             onnx_bytes: the file `manifest.network` names.
             base_graph_bytes: the file `manifest.base_graph` names, None when it names none.
             base_expert: adapter "none", with the base's classifier and the statistics of its training data.
