@@ -15,6 +15,7 @@ import numpy as np
 from mile_edge.bundle import Bundle, ShadowPlan, Trust, set_fusion_head
 from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.commit import MANIFEST
+from mile_edge.errors import BackendError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.giving_way import giving_way
@@ -23,6 +24,7 @@ from mile_edge.runtime.shadow_report import ShadowReport
 
 # A shadow pass waits so long, in seconds, for a moment without a live frame; frames back to back leave none.
 _PAUSE_S = 1.0
+CLOSED = "the segmenter is closed; open the bundle again"
 
 
 class ExpertChanges(ABC):
@@ -86,6 +88,7 @@ class ExpertChanges(ABC):
         Raises:
             ExpertError: the file is refused or does not fit this bundle; nothing has changed.
             BundleError: the bundle is full or cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
         with self._changing():
@@ -114,6 +117,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.promote(self._summary(), self._shadow.candidate, self._taking_over)
@@ -123,6 +127,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.withdraw(self._summary(), self._shadow.candidate, self._taking_over)
@@ -132,6 +137,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.rollback(state, self._taking_over)
@@ -141,6 +147,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.remove(name, self._taking_over)
@@ -151,6 +158,7 @@ class ExpertChanges(ABC):
         Raises:
             FusionError: the file is no fusion head, or does not fit; nothing has changed.
             BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             # With it comes what other processes changed meanwhile: the bank and the gate take that over, too.
@@ -158,8 +166,14 @@ class ExpertChanges(ABC):
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """One change at a time, and frames first."""
+        """One change at a time, and frames first.
+
+        Raises:
+            BackendError: the segmenter is closed.
+        """
         with self._change, giving_way():
+            if self._closed:
+                raise BackendError(CLOSED)
             yield
 
     def refresh(self) -> bool:

@@ -16,7 +16,7 @@ from mile_edge.bundle import Bundle, ClassLabel, Manifest
 from mile_edge.errors import BackendError, SensorError
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
-from mile_edge.runtime.expert_changes import ExpertChanges
+from mile_edge.runtime.expert_changes import CLOSED, ExpertChanges
 from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
 from mile_edge.runtime.resize import resize_frames, restore
@@ -220,7 +220,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
         ticket = object()
         with self._idle:
             if self._closed:
-                raise BackendError("the segmenter is closed; open the bundle again")
+                raise BackendError(CLOSED)
             state = self._bank.state
             self._in_flight[id(ticket)] = state
         try:
