@@ -192,10 +192,11 @@ class ExpertChanges(ABC):
             seen = _seen(self._bundle)
             if self._closed or not seen or (seen == self._seen and self._bank.whole):
                 return False
-            bundle = self._bundle.current()
-            changed = bundle.manifest != self._bundle.manifest or not self._bank.whole
-            if changed:
-                self._publish(bundle)
+            with giving_way():
+                bundle = self._bundle.current()
+                changed = bundle.manifest != self._bundle.manifest or not self._bank.whole
+                if changed:
+                    self._publish(bundle)
             self._seen = seen
             return changed
 
