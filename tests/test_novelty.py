@@ -192,3 +192,19 @@ def test_a_novel_stream_falls_back_to_the_base_and_returns_by_itself(
             segmenter.fallback = "mix"
         with pytest.raises(ExpertError, match="nobody"):
             segmenter.fallback = "nobody"
+
+
+def test_a_novel_stream_of_a_mixing_gate_goes_to_the_nearest_of_its_last_frame_and_not_to_one_for_ever(
+    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    # The graph at hand gives one expert the frame: what is looked at is who may serve it at all. All lies beyond.
+    thresholds = {expert.name: 0.0 for expert in bundle.experts()}
+    gate = replace(bundle.manifest.gate, kind="uniform", novelty=None, thresholds=thresholds)
+    mixing = replace(bundle, manifest=replace(bundle.manifest, gate=gate))
+    with Segmenter(mixing, hysteresis=0, fallback="nearest", threads=1) as segmenter:
+        order = ("fog", "night", "night", "fog", "fog")
+        said = [segmenter(street_frames[name], stream="/a").expert[0] for name in order]
+        assert said == ["fog", "fog", "night", "night", "fog"], "the last frame's nearest stands for this one's"
+        only = [segmenter(street_frames["fog"], stream="/a", only=["rain", "night"]).expert[0] for _ in range(2)]
+        assert set(only) <= {"rain", "night"}

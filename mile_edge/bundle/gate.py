@@ -26,6 +26,8 @@ GATE_KINDS = (
 SIGNED_KINDS = ("gaussian", "ridge", "probe")
 # Kinds of one adapter that goes on from task to task: there is nothing to choose, the newest serves every frame.
 SUCCESSIVE_KINDS = ("dac", "mora")
+# Kinds that may mix several experts in one frame.
+MIXING_KINDS = ("semla", "uniform")
 MAX_ATTRIBUTES = 256
 
 

@@ -70,7 +70,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             bundle: the folder.
             threads: of one pass; as many as the process may use where it is missing.
             hysteresis: by how much another expert's distance must be smaller before a stream changes to it; the
-                bundle's calibrated margin where it is missing.
+                bundle's calibrated margin where it is missing, also as it is calibrated later.
             backend: "onnx" for ONNX Runtime, "tensorrt" or "tensorrt-rtx" for the engine of ``mile-edge build``.
             engine: the engine file; ``BUNDLE/engines/BACKEND.engine`` where it is missing.
             fallback: what serves the next frames of a stream that is novel: its ``nearest`` expert, the ``base``, or
@@ -157,7 +157,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             owners = [stream] * count if streams is None else list(streams)
             if len(owners) != count:
                 raise SensorError(f"{len(owners)} streams were given for {count} frames; give one per frame")
-            biases = {owner: self._bias(state, owner, only) for owner in owners}
+            biases = {owner: self._bias(state, owner, only) for owner in dict.fromkeys(owners)}
             bias = np.stack([biases[owner] for owner in owners])
             mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
@@ -170,6 +170,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
     def forget(self) -> None:
         """Begin anew with every stream, as between two recordings: no hysteresis and no smoothed novelty; pins stay."""
         self._last.clear()
+        self._far.clear()
         self.novelty.forget()
 
     def close(self) -> None:
@@ -199,7 +200,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
     ) -> Segmentation:
         mask, confidence, index, distance = parts
         names = tuple(str(state.names[row]) for row in index)
-        self._last.update(zip(owners, names, strict=True))
+        self._served(state, owners, names, distance)
         verdict = self.novelty.judge(state.novelty, distance, owners)
         return Segmentation(
             mask,
