@@ -33,7 +33,9 @@ class SensorFusion(ABC):
     def _frame(self) -> AbstractContextManager[GateState]: ...
 
     @abstractmethod
-    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray: ...
+    def _bias(
+        self, state: GateState, stream: Hashable, only: Sequence[str] | None, fallback: bool = True
+    ) -> np.ndarray: ...
 
     @abstractmethod
     def _answer(
@@ -44,6 +46,16 @@ class SensorFusion(ABC):
         parts: Sequence[Any],
         timings: dict[str, float],
     ) -> Segmentation: ...
+
+    @abstractmethod
+    def _compare(
+        self,
+        state: GateState,
+        frames: Any,
+        masks: Any,
+        owners: Sequence[Hashable],
+        only: Mapping[Any, Sequence[str] | None],
+    ) -> None: ...
 
     def _open_fusion(self, bundle: Bundle) -> None:
         self._fused_graph = None if bundle.manifest.fusion is None else bundle.manifest.fusion.network
@@ -96,6 +108,7 @@ class SensorFusion(ABC):
             group = np.ones((1, len(owners)), np.float32)
             *each, fused_mask, fused_confidence, share = self._backend.fuse(batch, state, bias, group, vector)
         passed = time.perf_counter()
+        self._compare(state, batch, each[0], owners, only or {})
         sensors: dict[Hashable, Segmentation] = {}
         for place, (owner, given) in enumerate(live.items()):
             parts = [array[place : place + 1] for array in each]

@@ -161,7 +161,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             bias = np.stack([biases[owner] for owner in owners])
             mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
-        self._shadow.offer(resized, mask, bias)
+        self._compare(state, resized, mask, owners, dict.fromkeys(owners, only))
         if not on_device:
             mask, confidence = restore(mask, (height, width)), restore(confidence, (height, width))
         timings = stage_times(started, ready, passed)
@@ -214,6 +214,20 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             verdict.frame,
             timings,
         )
+
+    def _compare(
+        self,
+        state: GateState,
+        frames: Any,
+        masks: Any,
+        owners: Sequence[Hashable],
+        only: Mapping[Any, Sequence[str] | None],
+    ) -> None:
+        """Offer a batch at the network's size to the shadow run, if one goes on, before its answer is remembered."""
+        if self._shadow.goes_on:
+            # A novel stream's fallback is no restriction: the gate would have been asked.
+            bias = [self._bias(state, owner, only.get(owner), fallback=False) for owner in owners]
+            self._shadow.offer(frames, masks, np.stack(bias))
 
     @contextmanager
     def _frame(self) -> Iterator[GateState]:

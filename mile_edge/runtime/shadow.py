@@ -33,7 +33,7 @@ class Sample:
     """One live frame to be compared, in copies of its own.
 
     frame: (1, h, w, 3) uint8 at the network's size; mask: (h, w) uint8, the live choice; bias: (E,) float32, the live
-    gate's.
+    gate's before any fallback.
     """
 
     frame: np.ndarray
@@ -253,9 +253,14 @@ class ShadowWatch:
         if before is not None:
             before.end()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run to offer frames to."""
+        return bool(self._of) and self._run is not None
+
     def offer(self, frames: Any, masks: Any, bias: np.ndarray) -> None:
         """As `ShadowRun.offer`; frames and masks on a device are not taken."""
-        if self._of and self._run is not None and isinstance(frames, np.ndarray) and isinstance(masks, np.ndarray):
+        if self.goes_on and self._run is not None and isinstance(frames, np.ndarray) and isinstance(masks, np.ndarray):
             self._run.offer(frames, masks, bias)
 
     def report(self) -> ShadowReport | None:
