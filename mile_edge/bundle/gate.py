@@ -28,6 +28,8 @@ SIGNED_KINDS = ("gaussian", "ridge", "probe")
 SUCCESSIVE_KINDS = ("dac", "mora")
 # Kinds that may mix several experts in one frame.
 MIXING_KINDS = ("semla", "uniform")
+# Kinds whose distances are measured by one covariance, pooled over the experts that the gate may choose.
+POOLED_KINDS = ("mahalanobis", "kmeans", "probe", *MIXING_KINDS)
 MAX_ATTRIBUTES = 256
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mile_edge.bundle import admission, commit
 from mile_edge.bundle.candidate import Candidate, ShadowPlan
+from mile_edge.bundle.checks import check_width
 from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.gate import Gate
@@ -105,6 +106,8 @@ class Bundle(BundleState):
             else:
                 manifest = admission.entered_in_shadow(now.manifest, arrival, shadow, downgrade=downgrade)
                 what = arrival.change("shadow", vars(shadow))
+            others = (each for each in now.experts() if each.name != arrival.expert.name)
+            check_width(arrival.expert, others, now.manifest.gate, arrival.where)
             bundle = replace(now._with(manifest, arrival.expert, arrival.entry), newest=arrival.entry.name)
             with around(bundle):
                 commit.change(self.path, manifest, {arrival.entry.file: arrival.data}, what)
