@@ -78,7 +78,8 @@ class ExpertChanges(ABC):
             path: the file; :attr:`trust` says what it must show.
             name: another name than the file's own.
             sha256: what the file's bytes must have; empty where nobody said.
-            replaces: take the row of the expert of that name.
+            replaces: take the place of the expert of that name. In a full bundle there is no row for both: until the
+                disk has the new one, frames that may go to this expert only, by a pin or ``only``, go to the base.
             downgrade: take it although a newer version of its name was here.
             shadow: compare it with the live choice on so many frames before it goes live, see `ShadowPlan`.
 

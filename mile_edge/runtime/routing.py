@@ -62,7 +62,7 @@ class StreamRouting(ABC):
         Raises:
             ExpertError: no such expert.
         """
-        self._row(self._bank.state, name)
+        _check_loaded(self._bank.state, name)
         with self._idle:
             self._pins = {**self._pins, stream: name}
 
@@ -80,7 +80,7 @@ class StreamRouting(ABC):
         """(E,) float32 of a stream's next frame; without `fallback` as if no expert had found the stream novel."""
         pins = self._pins
         pinned = pins.get(stream, pins.get(None))
-        if pinned is not None and pinned in state.rows:
+        if pinned is not None and _is_loaded(state, pinned):
             return self._allowing(state, [pinned])
         last = self._last.get(stream)
         if fallback and self._fallback != "mix" and self.novelty.is_novel(stream):
@@ -117,11 +117,18 @@ class StreamRouting(ABC):
             raise ExpertError("no expert may be chosen; name at least one in `only`, or leave it out for all")
         bias = np.full_like(state.bias, gate_inputs.NEVER)
         for name in names:
-            bias[self._row(state, name)] = 0
+            _check_loaded(state, name)
+        # Those that are being replaced in a full bank have no row for that moment: the base serves who asks for them.
+        rows = [state.rows[name] for name in names if name in state.rows]
+        bias[rows or state.rows[state.manifest.experts[0].name]] = 0
         return bias
 
-    @staticmethod
-    def _row(state: GateState, name: str) -> int:
-        if name not in state.rows:
-            raise ExpertError(f"expert {name!r} is not loaded; loaded are {', '.join(state.rows)}")
-        return state.rows[name]
+
+def _is_loaded(state: GateState, name: str) -> bool:
+    """Whether the state has an expert, also one whose row is being written anew."""
+    return name in state.rows or any(entry.name == name for entry in state.manifest.experts)
+
+
+def _check_loaded(state: GateState, name: str) -> None:
+    if not _is_loaded(state, name):
+        raise ExpertError(f"expert {name!r} is not loaded; loaded are {', '.join(state.rows)}")
