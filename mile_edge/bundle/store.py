@@ -162,7 +162,9 @@ class Bundle(BundleState):
         return bundle
 
     def remove(self, name: str, around: Around = nullcontext) -> Bundle:
-        """Remove one expert; rows behind it move up, classes and their ids stay; `around` as of `add`.
+        """Remove one expert; `around` as of `add`.
+
+        The experts behind it move up in the manifest, but not in a running bank; classes and their ids stay.
 
         Returns:
             The bundle as it is now on disk.
@@ -179,9 +181,9 @@ class Bundle(BundleState):
         return bundle
 
     def rollback(self, state: str | None = None, around: Around = nullcontext) -> Bundle:
-        """Go back to a state that the bundle still keeps: its experts, its candidate and its gate, in one change.
+        """Go back to a state that the bundle still keeps: its experts, its candidate, its gate and its fusion.
 
-        Classes stay, so that ids keep their meaning, and so do the newest versions seen.
+        It is one change. Classes stay, so that ids keep their meaning, and so do the newest versions seen.
 
         Args:
             state: the first digits of the SHA-256 of its manifest; the one before the present where it is missing.
