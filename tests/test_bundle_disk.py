@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from bundle_makers import (
 from forks import Child
 
 from mile_edge.bundle import Bundle, history, remove_expert
+from mile_edge.bundle.files import write_whole
 from mile_edge.errors import BundleError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -177,3 +179,28 @@ def test_a_folder_being_created_by_a_living_run_is_not_swept_by_another(tmp_path
     os.close(descriptor)
     assert busy.exists()
     assert not stale.exists()
+
+
+def test_what_a_killed_process_left_beside_a_file_is_swept_by_the_next_who_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "fog.safetensors"
+    killed = (
+        "import os, sys; from pathlib import Path; from mile_edge.bundle.files import write_whole\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), 9)\n"
+        "write_whole(Path(sys.argv[1]), b'half', 'file', ValueError)"
+    )
+    left = []
+    for _ in range(2):
+        assert subprocess.run([sys.executable, "-c", killed, str(file)], check=False).returncode == -9
+        (new,) = {path for path in tmp_path.iterdir() if path not in left}
+        left.append(new)
+    old, fresh = left
+    alive = tmp_path / f".{file.name}.{os.getppid()}.partial"
+    other = tmp_path / old.name.replace("fog", "rain")
+    for path in (old, alive, other):
+        path.touch()
+        os.utime(path, (1, 1))
+    write_whole(file, b"whole", "file", BundleError)
+    assert entries(tmp_path) == sorted(path.name for path in (file, fresh, alive, other)), (
+        "another host may write these"
+    )
+    assert file.read_bytes() == b"whole"

@@ -33,6 +33,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from mile_edge.bundle import ClassLabel, Gate, Network, check_expert, expert_bytes, read_expert, write_expert
+from mile_edge.bundle.checks import MAX_COUNT
 from mile_edge.bundle.expert import MAX_BYTES, parse_expert
 from mile_edge.errors import ExpertError
 
@@ -99,7 +100,7 @@ PLAIN = st.recursive(
     sensors=st.lists(TEXT, max_size=3),
     domains=st.lists(TEXT, max_size=3),
     training=st.dictionaries(st.text(max_size=8), PLAIN, max_size=4),
-    count=st.integers(2, 2**40),
+    count=st.integers(2, MAX_COUNT),
 )
 @settings(max_examples=100, deadline=None)
 def test_any_sensible_expert_survives_its_file(

@@ -11,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bundle_makers import another, write_file
 from recording import START, Recording
 
+from mile_edge.bundle import Bundle, ShadowPlan
+from mile_edge.bundle.signing import pack_expert
 from mile_edge.cli.main import _COMMANDS, main
+from mile_edge.runtime.bench import bench
 
 REFERENCE = Path(__file__).parents[1] / "bundles" / "reference"
 
@@ -138,6 +142,18 @@ def test_bench_reports_the_contracts_figures(capsys: pytest.CaptureFixture[str])
     assert account["experts"] == 4
     assert account["fused_over_batch"] > 0.5  # the reference bundle fuses
     assert account["expert_bytes"] * account["experts_per_base"] == pytest.approx(account["base_bytes"], rel=0.01)
+
+
+def test_bench_takes_a_bundle_that_was_rolled_back_and_has_an_expert_in_shadow(
+    tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    first = bundle.experts()[1]
+    for version in (1, 2):
+        bundle = bundle.add(write_file(tmp_path, pack_expert(first, version), f"{version}.safetensors"), replaces=True)
+    bundle = bundle.rollback().add(write_file(tmp_path, another(tiny_bundle, "mist")), shadow=ShadowPlan(9))
+    versioned = [entry.name for entry in bundle.manifest.experts].index(first.name)
+    assert bench(bundle, rounds=1, experts=versioned, threads=1).experts == versioned + 1
 
 
 def test_demo_writes_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

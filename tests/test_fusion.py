@@ -99,8 +99,9 @@ def test_one_sensor_alone_is_enough(segmenter: Segmenter, stream: str) -> None:
     [
         (lambda given: replace(given, stamp=given.stamp - TOLERANCE_NS - 1_000_000), "stale: 51 ms"),
         (lambda given: replace(given, frame=np.full_like(given.frame, 7)), "constant image"),
+        (lambda given: replace(given, frame=np.full_like(given.frame, (0, 135, 0))), "constant image"),
     ],
-    ids=["stale", "constant"],
+    ids=["stale", "constant", "green"],
 )
 def test_a_dead_sensor_drops_out_without_a_trace_and_comes_back(segmenter: Segmenter, broken, why: str) -> None:
     frames = moment()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,14 @@ def test_a_tensorrt_backend_says_that_it_cannot_fuse_yet() -> None:
 
     with pytest.raises(BackendError, match="backend='onnx'"):
         TensorRTBackend.fuse(object.__new__(TensorRTBackend), None, None, None, None, None)
+
+
+def test_what_tensorrt_calls_an_error_is_logged_as_one(caplog: pytest.LogCaptureFixture) -> None:
+    api = find_api("tensorrt-rtx")
+    severity = api.module.ILogger.Severity
+    logger, first_error = logger_for(api)
+    with caplog.at_level(logging.DEBUG):
+        for each in (severity.WARNING, severity.INTERNAL_ERROR, severity.ERROR, severity.VERBOSE):
+            logger.log(each, each.name)
+    assert [record.levelno for record in caplog.records] == [logging.INFO, logging.ERROR, logging.ERROR, logging.DEBUG]
+    assert first_error() == "INTERNAL_ERROR"

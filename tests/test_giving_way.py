@@ -6,11 +6,13 @@ import os
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from bundle_makers import another
 
-from mile_edge.bundle import write_expert
+from mile_edge.bundle import Bundle, write_expert
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.giving_way import giving_way
 
@@ -58,6 +60,31 @@ def test_the_usual_interval_is_back_when_the_last_thread_has_gone_out() -> None:
     assert sys.getswitchinterval() == inside < usual
     leave.set()
     thread.join()
+    assert sys.getswitchinterval() == usual
+
+
+class _Noted(type(Path())):  # type: ignore[misc]
+    """A path that notes by how long a turn the process goes when a file of it is opened."""
+
+    intervals: ClassVar[list[float]] = []
+
+    def __fspath__(self) -> str:
+        if self.suffix == ".safetensors":
+            self.intervals.append(sys.getswitchinterval())
+        return str(self)
+
+
+def test_experts_of_another_process_are_read_inside(tiny_bundle: Path, tmp_path: Path) -> None:
+    usual = sys.getswitchinterval()
+    write_expert(tmp_path / "new.safetensors", another(tiny_bundle, "new"))
+    bundle = Bundle.open(tiny_bundle)
+    with Segmenter(replace(bundle, path=_Noted(tiny_bundle))) as segmenter:
+        segmenter.refresh()
+        _Noted.intervals.clear()
+        bundle.add(tmp_path / "new.safetensors")
+        assert segmenter.refresh()
+        assert "new" in segmenter.experts
+    assert _Noted.intervals and max(_Noted.intervals) < usual
     assert sys.getswitchinterval() == usual
 
 

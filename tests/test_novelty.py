@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_makers import make_expert, make_manifest, write_file
+from bundle_makers import is_one_sentence, make_expert, make_manifest, tree, write_file
 
-from mile_edge.bundle import Bundle, Gate, Manifest, Novelty, Scale
-from mile_edge.bundle.checks import MAX_FEATURE
+from mile_edge.bundle import Bundle, Gate, Manifest, Novelty, Scale, ShadowPlan
+from mile_edge.bundle.checks import MAX_FEATURE, MAX_WIDER
 from mile_edge.errors import BundleError, ExpertError
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import prototype_table, whitening
@@ -149,8 +149,9 @@ def test_no_expert_that_is_taken_turns_novelty_off_for_the_others(
     noise = np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8)
     signs = np.sign(np.random.default_rng(1).normal(size=like.mean.shape)).astype(np.float32)
     for size in (MAX_FEATURE / 1.01, 1e20):
-        most = np.sqrt(np.diag(like.scatter).max() / like.count)
-        given = {"mean": signs * np.float32(size), "scatter": like.scatter * np.float32(min(size / most, 1e18) ** 2)}
+        # Of scatter a bundle takes far less than a file may say.
+        times = np.float32(0.9 * MAX_WIDER if size < MAX_FEATURE else 1e36)
+        given = {"mean": signs * np.float32(size), "scatter": like.scatter * times}
         strange = replace(like, name="strange", domains=("strange",), **{field: given[field]})
         if size > MAX_FEATURE:
             with pytest.raises(ExpertError, match=f"gate.{field}"):
@@ -161,6 +162,31 @@ def test_no_expert_that_is_taken_turns_novelty_off_for_the_others(
             assert segmenter(noise, stream="/a").novel[0]
             assert segmenter(street_frames["night"], stream="/b").expert == ("night",)
             assert not segmenter.novelty.is_novel("/b")
+
+
+def test_no_expert_that_is_taken_keeps_a_running_stream_with_its_expert(
+    tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    like = next(expert for expert in Bundle.open(tiny_bundle).experts() if expert.name == "fog")
+
+    def strange(times: float) -> Path:
+        signs = np.sign(np.random.default_rng(1).normal(size=like.mean.shape)).astype(np.float32)
+        scatter = like.scatter * np.float32(times)
+        return write_file(tmp_path, replace(like, name="strange", mean=like.mean + 5 * signs, scatter=scatter))
+
+    held = tree(tiny_bundle)
+    with Segmenter.open(tiny_bundle, threads=1) as segmenter:
+        for plan in (None, ShadowPlan(9)):
+            for times in (2 * MAX_WIDER, 9e4):
+                with pytest.raises(ExpertError, match="times as wide") as refused:
+                    segmenter.add_expert(strange(times), shadow=plan)
+                assert is_one_sentence(refused.value)
+        assert tree(tiny_bundle) == held
+        segmenter.add_expert(strange(0.7 * MAX_WIDER))
+        order = ("night", "fog", "clear", "snow", "depth", "night")
+        assert [segmenter(street_frames[name], stream="/a").expert[0] for name in order] == list(order)
+    with pytest.raises(ExpertError, match="frames and at most"):
+        write_file(tmp_path, replace(like, name="strange", count=2**48))
 
 
 def test_the_manifest_keeps_novelty_and_refuses_what_makes_no_sense() -> None:
@@ -192,3 +218,19 @@ def test_a_novel_stream_falls_back_to_the_base_and_returns_by_itself(
             segmenter.fallback = "mix"
         with pytest.raises(ExpertError, match="nobody"):
             segmenter.fallback = "nobody"
+
+
+def test_a_novel_stream_of_a_mixing_gate_goes_to_the_nearest_of_its_last_frame_and_not_to_one_for_ever(
+    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    # The graph at hand gives one expert the frame: what is looked at is who may serve it at all. All lies beyond.
+    thresholds = {expert.name: 0.0 for expert in bundle.experts()}
+    gate = replace(bundle.manifest.gate, kind="uniform", novelty=None, thresholds=thresholds)
+    mixing = replace(bundle, manifest=replace(bundle.manifest, gate=gate))
+    with Segmenter(mixing, hysteresis=0, fallback="nearest", threads=1) as segmenter:
+        order = ("fog", "night", "night", "fog", "fog")
+        said = [segmenter(street_frames[name], stream="/a").expert[0] for name in order]
+        assert said == ["fog", "fog", "night", "night", "fog"], "the last frame's nearest stands for this one's"
+        only = [segmenter(street_frames["fog"], stream="/a", only=["rain", "night"]).expert[0] for _ in range(2)]
+        assert set(only) <= {"rain", "night"}

@@ -98,6 +98,24 @@ def test_a_candidate_that_another_process_enters_runs_in_shadow_here(
         assert "guest" in segmenter.experts
 
 
+def test_a_margin_that_another_process_calibrates_is_taken_over_unless_one_was_asked_for(
+    tiny_bundle: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    with Segmenter.open(tiny_bundle) as segmenter, Segmenter.open(tiny_bundle, hysteresis=0.25) as asked:
+        before = segmenter.hysteresis
+        gate = segmenter.manifest.gate
+        assert segmenter(street_frames["night"], stream="a").expert == ("night",)
+        Bundle.open(tiny_bundle).set_gate(replace(gate, hysteresis=1e4))
+        assert segmenter.refresh() and asked.refresh()
+        assert (segmenter.hysteresis, asked.hysteresis) == (1e4, 0.25)
+        assert segmenter(street_frames["fog"], stream="a").expert == ("night",)
+        asked.hysteresis = None
+        assert asked.hysteresis == 1e4
+        segmenter.rollback()
+        assert segmenter.hysteresis == before
+        assert segmenter(street_frames["fog"], stream="a").expert == ("fog",)
+
+
 def test_a_folder_that_is_damaged_or_gone_leaves_the_frames_as_they_are_until_it_is_mended(
     tiny_bundle: Path, street_frames: dict[str, np.ndarray]
 ) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bundle_makers import another
+from bundle_makers import another, tree
+from fusion_makers import random_head
 
-from mile_edge.bundle import Bundle, write_expert
+from mile_edge.bundle import Bundle, write_expert, write_head
 from mile_edge.errors import BackendError, BundleError, ExpertError, SensorError
 from mile_edge.runtime import Segmenter
 from mile_edge.runtime.gate_inputs import whitening
@@ -143,6 +146,49 @@ def test_no_frame_is_taken_after_close_and_none_under_no_expert(
     segmenter.close()
     with pytest.raises(BackendError, match="closed"):
         segmenter(street_frames["fog"])
+
+
+def test_no_change_is_taken_after_close_and_none_leaves_a_thread(tiny_bundle: Path, tmp_path: Path) -> None:
+    write_expert(tmp_path / "new.safetensors", another(tiny_bundle, "new"))
+    segmenter = Segmenter.open(tiny_bundle)
+    write_head(tmp_path / "head.safetensors", random_head(segmenter.bundle, seed=5))
+    segmenter.remove_expert("fog")
+    segmenter.close()
+    held, threads = tree(tiny_bundle), threading.active_count()
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: segmenter.add_expert(tmp_path / "new.safetensors"),
+        lambda: segmenter.add_expert(tmp_path / "new.safetensors", shadow=5),
+        lambda: segmenter.remove_expert("night"),
+        lambda: segmenter.set_fusion_head(tmp_path / "head.safetensors"),
+        segmenter.promote,
+        segmenter.withdraw,
+        segmenter.rollback,
+    )
+    for change in changes:
+        with pytest.raises(BackendError, match="closed"):
+            change()
+    assert tree(tiny_bundle) == held
+    assert threading.active_count() == threads
+
+
+def test_a_change_that_ends_after_the_shadow_was_closed_begins_no_run(tiny_bundle: Path, tmp_path: Path) -> None:
+    write_expert(tmp_path / "new.safetensors", another(tiny_bundle, "new"))
+    segmenter = Segmenter.open(tiny_bundle)
+    entered, closing = threading.Event(), threading.Thread(target=segmenter.close)
+
+    class Slow(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            if not entered.is_set():
+                entered.set()
+                closing.start()
+                # It waits for this change; the shadow it has closed already.
+                closing.join(1)
+            return str(tmp_path / "new.safetensors")
+
+    threads = threading.active_count()
+    segmenter.add_expert(Slow(), shadow=5)
+    closing.join()
+    assert threading.active_count() == threads
 
 
 def test_frames_keep_flowing_while_experts_are_added_and_removed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,25 @@ def test_promoting_by_hand_is_about_the_candidate_that_the_segmenter_tells_of(
         assert segmenter.experts[-1] == "haze"
         told = told_last(tiny_bundle)
         assert (told["expert"], told["detail"]["compared"]) == ("haze", 0), "of its own run, which saw no frame"
+
+
+def test_a_candidate_for_novel_frames_is_judged_on_them_though_the_base_serves_them(
+    tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    frame, bundle = street_frames["fog"], Bundle.open(tiny_bundle)
+    # Nobody knows anything: every frame lies beyond.
+    thresholds = {expert.name: 0.0 for expert in bundle.experts()}
+    bundle.set_gate(replace(bundle.manifest.gate, novelty=None, thresholds=thresholds))
+    with Segmenter.open(tiny_bundle, hysteresis=0, fallback="base") as segmenter:
+        segmenter.add_expert(candidate_file(tiny_bundle, tmp_path), shadow=ShadowPlan(1000, every=1))
+        segmenter.remove_expert("fog")
+        for _ in range(3):
+            result = segmenter(frame, stream="a")
+            assert segmenter.wait_for_shadow(PATIENCE_S)
+        assert result.novel[0] and result.expert == (segmenter.experts[0],)
+        report = segmenter.shadow
+        assert report is not None
+        assert (report.compared, report.picked) == (3, 3)
 
 
 def test_what_an_earlier_run_found_is_not_told_of_a_later_candidate(

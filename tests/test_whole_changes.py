@@ -13,7 +13,7 @@ from bundle_makers import another, tree, write_file
 from commands import run
 
 from mile_edge.bundle import Bundle, Expert, ShadowPlan
-from mile_edge.errors import BackendError, BundleError
+from mile_edge.errors import BackendError, BundleError, ExpertError
 from mile_edge.runtime import Segmenter
 
 
@@ -104,6 +104,31 @@ def test_an_expert_whose_row_was_lost_is_back_after_a_refresh_though_the_disk_ha
         assert segmenter.refresh()
         assert np.array_equal(segmenter(street_frames["fog"], only=["fog"]).mask, mask)
         assert not segmenter.refresh()
+
+
+def test_an_expert_that_is_replaced_in_a_full_bundle_is_stood_in_for_by_the_base(
+    tiny_bundle: Path, tmp_path: Path, street_frames: dict[str, np.ndarray]
+) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    for number in range(bundle.manifest.capacity + 1 - len(bundle.experts())):
+        bundle = bundle.add(write_file(tmp_path, another(tiny_bundle, f"new-{number}", number)))
+    frame, base = street_frames["fog"], bundle.experts()[0].name
+    with Segmenter.open(tiny_bundle) as segmenter:
+        segmenter.pin("fog", stream="pinned")
+        meanwhile: list[str] = []
+
+        def look(_: int) -> None:
+            assert "fog" not in segmenter.rows
+            meanwhile.extend(segmenter(frame, only=names).expert[0] for names in (["fog"], ["fog", "night"]))
+            meanwhile.extend(segmenter(frame, stream="pinned").expert)
+            segmenter.pin("fog", stream="other")
+            with pytest.raises(ExpertError, match="not loaded"):
+                segmenter(frame, only=["nobody"])
+
+        newer = write_file(tmp_path, another(tiny_bundle, "fog", 9))
+        bundle.add(newer, replaces=True, around=lambda new: segmenter._bank.publishing(new, lambda: None, look))
+        assert meanwhile == [base, "night", base]
+        assert segmenter(frame, only=["fog"]).expert == segmenter(frame, stream="pinned").expert == ("fog",)
 
 
 def test_a_change_that_the_disk_refuses_leaves_the_segmenter_as_it_was(

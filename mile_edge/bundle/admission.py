@@ -79,7 +79,8 @@ def founded(
     entry = entry_of(base_expert.name, data)
     files = {manifest.network.file: onnx_bytes, entry.file: data}
     # A graph that fuses reads the weights of the very graph that it was made with: `set_fusion` gives a new one.
-    manifest = replace(manifest, network=manifest.network.of(onnx_bytes), fusion=None)
+    # A candidate's file is not among those given.
+    manifest = replace(manifest, network=manifest.network.of(onnx_bytes), fusion=None, candidate=None)
     if manifest.base_graph is not None and base_graph_bytes is not None:
         files[manifest.base_graph.file] = base_graph_bytes
         manifest = replace(manifest, base_graph=manifest.base_graph.of(base_graph_bytes))

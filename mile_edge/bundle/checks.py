@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mile_edge.bundle.gate import SUCCESSIVE_KINDS
+from mile_edge.bundle.gate import POOLED_KINDS, SUCCESSIVE_KINDS, Gate
 from mile_edge.bundle.strict_json import shown
 from mile_edge.errors import ExpertError
 
@@ -20,10 +21,17 @@ SCATTER_TOLERANCE = 1e-4
 # Trained ones stay below 4. Of hidden features below MAX_FEATURE such weights still make finite logits, by far.
 MAX_WEIGHT = 1e6
 MAX_BIAS = 1e4
-# Of the gate's features, each and on average, and of how they scatter: networks give such of order 1. Of an expert at
-# this bound the others' distances and novelty hardly take note; some orders beyond it no frame is novel to anybody any
-# more, and at 1e6 lies what stands for no expert (`mile_edge.runtime.gate_inputs.FAR`).
+# Of the gate's features, each and on average, and of how they scatter: networks give such of order 1. Of a mean at this
+# bound the others' distances and novelty hardly take note; some orders beyond it no frame is novel to anybody any more,
+# and at 1e6 lies what stands for no expert (`mile_edge.runtime.gate_inputs.FAR`). A scatter is everybody's far below
+# this bound, where it is pooled: MAX_WIDER holds it.
 MAX_FEATURE = 1e4
+# How many times wider than the usual one of a bundle an expert's frames may scatter, in squares of features per frame.
+# Real domains differ by 3 or so. Pooled, a wide one brings all others together: a stream would never leave its expert,
+# since the margin for that is a fixed distance.
+MAX_WIDER = 100.0
+# Frames that statistics may be of. What is pooled counts by them: more would leave the others no say in it.
+MAX_COUNT = 10**8
 MAX_FP16 = 65504.0
 FLOATS = NDArray[np.floating]
 
@@ -109,6 +117,34 @@ def check_fit(expert: Expert, manifest: Manifest, where: str) -> None:
     _check_classes(expert, manifest, where)
 
 
+def check_width(expert: Expert, others: Iterable[Expert], gate: Gate, where: str) -> None:
+    """Refuse an expert whose scatter alone would decide what is near, for all of those that it is pooled with.
+
+    Args:
+        expert: on its way in.
+        others: that it will be beside; of fewer than two nobody knows which one is usual.
+        gate: the bundle's; kinds that pool nothing take any.
+        where: names the expert.
+
+    Raises:
+        ExpertError: its frames scatter far wider than is usual among the others.
+    """
+    widths = [_width(each) for each in others]
+    if gate.kind not in POOLED_KINDS or len(widths) < 2:
+        return
+    usual, own = float(np.median(widths)), _width(expert)
+    if usual > 0 and own > MAX_WIDER * usual:
+        raise ExpertError(
+            f"{where}: gate.scatter says that its frames scatter {own / usual:.0f} times as wide as this bundle's do, "
+            f"beyond {MAX_WIDER:g}, and all experts' distances would shrink; calibrate it again"
+        )
+
+
+def _width(expert: Expert) -> float:
+    """Sum of the features' variances."""
+    return float(np.trace(np.asarray(expert.scatter, np.float64))) / max(1, expert.count - 1)
+
+
 def _arrays(expert: Expert) -> list[tuple[str, FLOATS]]:
     arrays = [
         (f"{layer}.{kind}", array)
@@ -149,6 +185,10 @@ def _check_adapter(expert: Expert, where: str) -> None:
 def _check_statistics(expert: Expert, where: str) -> None:
     if expert.count < 2:
         raise ExpertError(f"{where} has statistics of {expert.count} frames and needs at least 2; calibrate it on more")
+    if expert.count > MAX_COUNT:
+        raise ExpertError(
+            f"{where} has statistics of {expert.count} frames and at most {MAX_COUNT} are taken; calibrate it again"
+        )
     if expert.mean.ndim != 1:
         raise ExpertError(
             f"{where}: gate.mean has shape {expert.mean.shape} instead of one dimension; calibrate it again"

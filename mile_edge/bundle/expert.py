@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mile_edge.bundle.adapter_tensors import STORED, Pair, is_of_pair, pair_bytes, read_pairs, write_pairs
-from mile_edge.bundle.checks import check_numbers
+from mile_edge.bundle.checks import MAX_COUNT, check_numbers
 from mile_edge.bundle.files import named, read_regular, write_whole
 from mile_edge.bundle.labels import ClassLabel, class_labels
 from mile_edge.bundle.manifest import TAPS
@@ -243,7 +243,7 @@ def _expert(tensors: dict[str, Tensor], meta: Fields) -> Expert:
         classes=class_labels(meta.inners("classes", 1, 255)),
         mean=plain["gate.mean"],
         scatter=plain["gate.scatter"],
-        count=meta.integer("count", 2, 2**48),
+        count=meta.integer("count", 2, MAX_COUNT),
         prototypes=plain.get("gate.prototypes"),
         sensors=_names(meta, "sensors"),
         domains=_names(meta, "domains"),

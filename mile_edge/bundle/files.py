@@ -6,7 +6,9 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from mile_edge.errors import MileError
 PARTIAL = ".partial"
 CHUNK = 1 << 20
 MAX_NAMED = 240
+# So long, in seconds, nothing aside goes unwritten to; a younger one may be of another host or container, whose process
+# ids mean nothing here.
+STALE_S = 600.0
 
 
 def named(path: str | os.PathLike[str]) -> str:
@@ -102,10 +107,34 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def _sweep(path: Path) -> None:
+    aside = re.compile(re.escape(f".{path.name}.") + r"(\d{1,9})" + re.escape(PARTIAL))
+    for each in path.parent.iterdir():
+        found = aside.fullmatch(each.name)
+        if found is not None:
+            with contextlib.suppress(OSError):
+                if time.time() - each.lstat().st_mtime > STALE_S and not _lives(int(found[1])):
+                    each.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def write_whole(path: Path, data: bytes, where: str, error: type[MileError]) -> None:
-    """Put a file in place at once: aside, fsync, rename; a failure leaves what was there."""
+    """Put a file in place at once: aside, fsync, rename; a failure leaves what was there.
+
+    What a killed process left aside is swept first: the next one has another id and would not write over it.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
+        _sweep(path)
         write_synced(aside, data)
         aside.replace(path)
         sync_folder(path.parent)

@@ -26,6 +26,10 @@ GATE_KINDS = (
 SIGNED_KINDS = ("gaussian", "ridge", "probe")
 # Kinds of one adapter that goes on from task to task: there is nothing to choose, the newest serves every frame.
 SUCCESSIVE_KINDS = ("dac", "mora")
+# Kinds that may mix several experts in one frame.
+MIXING_KINDS = ("semla", "uniform")
+# Kinds whose distances are measured by one covariance, pooled over the experts that the gate may choose.
+POOLED_KINDS = ("mahalanobis", "kmeans", "probe", *MIXING_KINDS)
 MAX_ATTRIBUTES = 256
 
 

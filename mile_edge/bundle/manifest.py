@@ -36,7 +36,9 @@ class ExpertEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that `manifest.json` says. The first of `experts` is row 0, the base's own; row = place in `experts`.
+    """All that `manifest.json` says. The first of `experts` is the base, row 0 of every bank.
+
+    The others' rows are each running bank's own: a place in `experts` changes when one before it goes, a row does not.
 
     candidate: the expert in shadow, in no row; versions: the newest seen of each packaged expert, also of removed ones.
     """

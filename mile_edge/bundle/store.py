@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mile_edge.bundle import admission, commit
 from mile_edge.bundle.candidate import Candidate, ShadowPlan
+from mile_edge.bundle.checks import check_width
 from mile_edge.bundle.expert import Expert
 from mile_edge.bundle.files import named
 from mile_edge.bundle.gate import Gate
@@ -45,8 +46,8 @@ class Bundle(BundleState):
 
         Args:
             path: a folder that does not exist yet, or an empty one.
-            manifest: without experts; the hashes of its networks are filled in from the bytes given. Its fusion stays
-                behind.
+            manifest: without experts; the hashes of its networks are filled in from the bytes given. Its fusion and
+                its candidate stay behind.
             onnx_bytes: the file `manifest.network` names.
             base_graph_bytes: the file `manifest.base_graph` names, None when it names none.
             base_expert: adapter "none", with the base's classifier and the statistics of its training data.
@@ -105,6 +106,8 @@ class Bundle(BundleState):
             else:
                 manifest = admission.entered_in_shadow(now.manifest, arrival, shadow, downgrade=downgrade)
                 what = arrival.change("shadow", vars(shadow))
+            others = (each for each in now.experts() if each.name != arrival.expert.name)
+            check_width(arrival.expert, others, now.manifest.gate, arrival.where)
             bundle = replace(now._with(manifest, arrival.expert, arrival.entry), newest=arrival.entry.name)
             with around(bundle):
                 commit.change(self.path, manifest, {arrival.entry.file: arrival.data}, what)
@@ -159,7 +162,9 @@ class Bundle(BundleState):
         return bundle
 
     def remove(self, name: str, around: Around = nullcontext) -> Bundle:
-        """Remove one expert; rows behind it move up, classes and their ids stay; `around` as of `add`.
+        """Remove one expert; `around` as of `add`.
+
+        The experts behind it move up in the manifest, but not in a running bank; classes and their ids stay.
 
         Returns:
             The bundle as it is now on disk.
@@ -176,9 +181,9 @@ class Bundle(BundleState):
         return bundle
 
     def rollback(self, state: str | None = None, around: Around = nullcontext) -> Bundle:
-        """Go back to a state that the bundle still keeps: its experts, its candidate and its gate, in one change.
+        """Go back to a state that the bundle still keeps: its experts, its candidate, its gate and its fusion.
 
-        Classes stay, so that ids keep their meaning, and so do the newest versions seen.
+        It is one change. Classes stay, so that ids keep their meaning, and so do the newest versions seen.
 
         Args:
             state: the first digits of the SHA-256 of its manifest; the one before the present where it is missing.

@@ -82,7 +82,9 @@ class Bank:
     def publishing(self, bundle: Bundle, drained: Callable[[], None], written: Callable[[int], None]) -> Iterator[None]:
         """Bring rows and gate in line with the bundle; the result becomes :attr:`state` at the end of the block.
 
-        Whatever fails in the block, such as a disk that refuses the bundle, takes the rows back.
+        Whatever fails in the block, such as a disk that refuses the bundle, takes the rows back. Where no row is free
+        for what is new, a row that is given up is written over at once and has no name until the block has ended: the
+        disk comes last, so that it never has what a device refuses.
 
         Args:
             bundle: the next state of the bundle this bank was made for.

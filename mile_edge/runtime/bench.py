@@ -221,7 +221,8 @@ def _fill(bundle: Bundle, wanted: int, folder: Path) -> tuple[Bundle, Path]:
     capacity = max(wanted + 1, len(own), bundle.manifest.gate.top_k or 0)
     data, base = bundle.network_path.read_bytes(), Path(str(bundle.base_graph_path)).read_bytes()
     gate = replace(bundle.manifest.gate, thresholds={}, novelty=None)
-    empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=gate)
+    # A candidate would need its file and a row, and seen versions refuse what was rolled back: it is to be added here.
+    empty = replace(bundle.manifest, experts=(), capacity=capacity, gate=gate, candidate=None, versions={})
     copy = Bundle.create(path, empty, data, base, own[0])
     kept = list(own[1 : wanted + 1])
     while len(kept) < wanted + 1:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, ShadowPlan, Trust
+from mile_edge.bundle import Bundle, ShadowPlan, Trust, set_fusion_head
 from mile_edge.bundle.candidate import Candidate
 from mile_edge.bundle.commit import MANIFEST
+from mile_edge.errors import BackendError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import Bank, GateState
 from mile_edge.runtime.giving_way import giving_way
@@ -23,6 +24,7 @@ from mile_edge.runtime.shadow_report import ShadowReport
 
 # A shadow pass waits so long, in seconds, for a moment without a live frame; frames back to back leave none.
 _PAUSE_S = 1.0
+CLOSED = "the segmenter is closed; open the bundle again"
 
 
 class ExpertChanges(ABC):
@@ -76,7 +78,8 @@ class ExpertChanges(ABC):
             path: the file; :attr:`trust` says what it must show.
             name: another name than the file's own.
             sha256: what the file's bytes must have; empty where nobody said.
-            replaces: take the row of the expert of that name.
+            replaces: take the place of the expert of that name. In a full bundle there is no row for both: until the
+                disk has the new one, frames that may go to this expert only, by a pin or ``only``, go to the base.
             downgrade: take it although a newer version of its name was here.
             shadow: compare it with the live choice on so many frames before it goes live, see `ShadowPlan`.
 
@@ -86,6 +89,7 @@ class ExpertChanges(ABC):
         Raises:
             ExpertError: the file is refused or does not fit this bundle; nothing has changed.
             BundleError: the bundle is full or cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         plan = ShadowPlan(shadow) if isinstance(shadow, int) else shadow
         with self._changing():
@@ -114,6 +118,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.promote(self._summary(), self._shadow.candidate, self._taking_over)
@@ -123,6 +128,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: there is none, or another one since, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.withdraw(self._summary(), self._shadow.candidate, self._taking_over)
@@ -132,6 +138,7 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: no such state is kept, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.rollback(state, self._taking_over)
@@ -141,14 +148,33 @@ class ExpertChanges(ABC):
 
         Raises:
             BundleError: no such expert, it is the base, or the bundle cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
         """
         with self._changing():
             self._bundle.remove(name, self._taking_over)
 
+    def set_fusion_head(self, path: str | os.PathLike[str]) -> None:
+        """Put a trained fusion head into the bundle and use it from the next moment on; no engine is built anew.
+
+        Raises:
+            FusionError: the file is no fusion head, or does not fit; nothing has changed.
+            BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
+            BackendError: the segmenter is closed.
+        """
+        with self._changing():
+            # With it comes what other processes changed meanwhile: the bank and the gate take that over, too.
+            self._publish(set_fusion_head(self._bundle, path))
+
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """One change at a time, and frames first."""
+        """One change at a time, and frames first.
+
+        Raises:
+            BackendError: the segmenter is closed.
+        """
         with self._change, giving_way():
+            if self._closed:
+                raise BackendError(CLOSED)
             yield
 
     def refresh(self) -> bool:
@@ -167,10 +193,11 @@ class ExpertChanges(ABC):
             seen = _seen(self._bundle)
             if self._closed or not seen or (seen == self._seen and self._bank.whole):
                 return False
-            bundle = self._bundle.current()
-            changed = bundle.manifest != self._bundle.manifest or not self._bank.whole
-            if changed:
-                self._publish(bundle)
+            with giving_way():
+                bundle = self._bundle.current()
+                changed = bundle.manifest != self._bundle.manifest or not self._bank.whole
+                if changed:
+                    self._publish(bundle)
             self._seen = seen
             return changed
 

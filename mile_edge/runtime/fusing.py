@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
@@ -12,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mile_edge.bundle import Bundle, Manifest, set_fusion_head
+from mile_edge.bundle import Bundle, Manifest
 from mile_edge.errors import FusionError
 from mile_edge.runtime.backends import Backend
 from mile_edge.runtime.bank import GateState
 from mile_edge.runtime.fusion import TOLERANCE_NS, Fused, SensorFrame, Watch, checked, largest
-from mile_edge.runtime.giving_way import giving_way
 from mile_edge.runtime.resize import resize_frames, restore
 from mile_edge.runtime.segmentation import Segmentation, stage_times
 
@@ -25,9 +22,7 @@ from mile_edge.runtime.segmentation import Segmentation, stage_times
 class SensorFusion(ABC):
     """What :class:`mile_edge.runtime.segmenter.Segmenter` does with several sensors at once."""
 
-    _bundle: Bundle
     _backend: Backend
-    _change: threading.Lock
 
     @property
     @abstractmethod
@@ -38,7 +33,9 @@ class SensorFusion(ABC):
     def _frame(self) -> AbstractContextManager[GateState]: ...
 
     @abstractmethod
-    def _bias(self, state: GateState, stream: Hashable, only: Sequence[str] | None) -> np.ndarray: ...
+    def _bias(
+        self, state: GateState, stream: Hashable, only: Sequence[str] | None, fallback: bool = True
+    ) -> np.ndarray: ...
 
     @abstractmethod
     def _answer(
@@ -49,6 +46,16 @@ class SensorFusion(ABC):
         parts: Sequence[Any],
         timings: dict[str, float],
     ) -> Segmentation: ...
+
+    @abstractmethod
+    def _compare(
+        self,
+        state: GateState,
+        frames: Any,
+        masks: Any,
+        owners: Sequence[Hashable],
+        only: Mapping[Any, Sequence[str] | None],
+    ) -> None: ...
 
     def _open_fusion(self, bundle: Bundle) -> None:
         self._fused_graph = None if bundle.manifest.fusion is None else bundle.manifest.fusion.network
@@ -101,6 +108,7 @@ class SensorFusion(ABC):
             group = np.ones((1, len(owners)), np.float32)
             *each, fused_mask, fused_confidence, share = self._backend.fuse(batch, state, bias, group, vector)
         passed = time.perf_counter()
+        self._compare(state, batch, each[0], owners, only or {})
         sensors: dict[Hashable, Segmentation] = {}
         for place, (owner, given) in enumerate(live.items()):
             parts = [array[place : place + 1] for array in each]
@@ -156,14 +164,3 @@ class SensorFusion(ABC):
                 "mile-edge train fusion --add gives it one"
             )
         return self._fusion
-
-    def set_fusion_head(self, path: str | os.PathLike[str]) -> None:
-        """Put a trained fusion head into the bundle and use it from the next moment on; no engine is built anew.
-
-        Raises:
-            FusionError: the file is no fusion head, or does not fit; nothing has changed.
-            BundleError: the bundle has no fusion, or cannot be written; nothing has changed.
-        """
-        with self._change, giving_way():
-            self._bundle = set_fusion_head(self._bundle, path)
-            self._follow_fusion(self._bundle)

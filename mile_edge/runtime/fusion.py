@@ -140,7 +140,9 @@ def largest(frames: Mapping[Any, SensorFrame]) -> Hashable:
 
 def _is_flat(frame: np.ndarray) -> bool:
     # A coarse look first: nearly every frame is done with it.
-    coarse = frame[::16, ::16]
-    if int(coarse.max()) - int(coarse.min()) >= FLAT:
-        return False
-    return int(frame.max()) - int(frame.min()) < FLAT
+    return _spread(frame[::16, ::16]) < FLAT and _spread(frame) < FLAT
+
+
+def _spread(frame: np.ndarray) -> int:
+    """Largest less smallest value of the channel that varies most: a dead camera may be green, or blue, all over."""
+    return int(np.ptp(frame, axis=(0, 1)).max())

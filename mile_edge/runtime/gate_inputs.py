@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mile_edge.bundle import Expert, Gate
-from mile_edge.bundle.gate import SIGNED_KINDS, SUCCESSIVE_KINDS
+from mile_edge.bundle.gate import MIXING_KINDS, SIGNED_KINDS, SUCCESSIVE_KINDS
 from mile_edge.errors import BundleError
 from mile_edge.runtime import attributes, probe
 
@@ -78,7 +78,7 @@ def whitening(experts: Sequence[Expert], gate: Gate) -> np.ndarray:
         BundleError: the statistics are so degenerate that the pooled covariance has no inverse, or no expert has an
             attribute.
     """
-    if gate.kind in {"mahalanobis", "kmeans", "semla", "uniform", *SUCCESSIVE_KINDS}:
+    if gate.kind in {"mahalanobis", "kmeans", *MIXING_KINDS, *SUCCESSIVE_KINDS}:
         return pooled_whitening(experts, gate).astype(np.float32)
     if gate.kind == "attribute":
         return attributes.projection(experts, gate).astype(np.float32)

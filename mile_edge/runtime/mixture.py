@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mile_edge.bundle import Gate
+from mile_edge.bundle.gate import MIXING_KINDS
 
 # As in mile_edge.network.gates.mixture, which a robot cannot import; a test compares the two.
 _CLOSED = -1e29
@@ -25,7 +26,7 @@ def expert_weights(distance: np.ndarray, bias: np.ndarray, expert: np.ndarray, g
     """
     samples = np.arange(len(distance))
     weights: np.ndarray = np.zeros(distance.shape, np.float32)
-    if gate.kind not in {"semla", "uniform"}:
+    if gate.kind not in MIXING_KINDS:
         weights[samples, expert] = 1
         return weights
     chosen = bias > _CLOSED

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mile_edge.bundle.gate import MIXING_KINDS
 from mile_edge.errors import ExpertError
 from mile_edge.runtime.novelty_model import NoveltyModel
 
@@ -18,7 +19,6 @@ _MOST = 3.0
 # A novel stream is known again below this share of the limit.
 _LEAVE = 0.8
 FALLBACKS = ("nearest", "base", "mix")
-MIXING = ("semla", "uniform")
 
 
 def check_fallback(fallback: str, kind: str) -> str:
@@ -29,7 +29,7 @@ def check_fallback(fallback: str, kind: str) -> str:
     """
     if fallback not in FALLBACKS:
         raise ExpertError(f"fallback {fallback!r} is unknown; choose {', '.join(FALLBACKS)}")
-    if fallback == "mix" and kind not in MIXING:
+    if fallback == "mix" and kind not in MIXING_KINDS:
         raise ExpertError(
             f"fallback 'mix' needs a gate that mixes experts and this one is {kind}; choose nearest or base"
         )

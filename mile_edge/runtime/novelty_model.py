@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mile_edge.bundle import Expert, Gate, Scale
-from mile_edge.bundle.gate import SIGNED_KINDS
+from mile_edge.bundle.gate import MIXING_KINDS, SIGNED_KINDS
 from mile_edge.errors import BundleError
 
 # What the standardised distance in all directions weighs beside the one across, divided by the number of directions
@@ -28,7 +28,7 @@ from mile_edge.errors import BundleError
 WEIGHT = 2.5
 # Directions in which experts lie closer together than this share of their greatest spread would only add rounding.
 _FLAT = 1e-3
-_SINGLE_POINT = ("mahalanobis", "semla", "uniform", "l2", "cosine", "attribute")
+_SINGLE_POINT = ("mahalanobis", *MIXING_KINDS, "l2", "cosine", "attribute")
 
 
 class NoveltyModel:

@@ -16,7 +16,7 @@ from mile_edge.bundle import Bundle, ClassLabel, Manifest
 from mile_edge.errors import BackendError, SensorError
 from mile_edge.runtime.backends import device_batch, make_backend
 from mile_edge.runtime.bank import Bank, GateState
-from mile_edge.runtime.expert_changes import ExpertChanges
+from mile_edge.runtime.expert_changes import CLOSED, ExpertChanges
 from mile_edge.runtime.fusing import SensorFusion
 from mile_edge.runtime.mixture import expert_weights
 from mile_edge.runtime.resize import resize_frames, restore
@@ -70,7 +70,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             bundle: the folder.
             threads: of one pass; as many as the process may use where it is missing.
             hysteresis: by how much another expert's distance must be smaller before a stream changes to it; the
-                bundle's calibrated margin where it is missing.
+                bundle's calibrated margin where it is missing, also as it is calibrated later.
             backend: "onnx" for ONNX Runtime, "tensorrt" or "tensorrt-rtx" for the engine of ``mile-edge build``.
             engine: the engine file; ``BUNDLE/engines/BACKEND.engine`` where it is missing.
             fallback: what serves the next frames of a stream that is novel: its ``nearest`` expert, the ``base``, or
@@ -157,11 +157,11 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             owners = [stream] * count if streams is None else list(streams)
             if len(owners) != count:
                 raise SensorError(f"{len(owners)} streams were given for {count} frames; give one per frame")
-            biases = {owner: self._bias(state, owner, only) for owner in owners}
+            biases = {owner: self._bias(state, owner, only) for owner in dict.fromkeys(owners)}
             bias = np.stack([biases[owner] for owner in owners])
             mask, confidence, index, distance = self._backend.run(resized, state, bias, on_device)
         passed = time.perf_counter()
-        self._shadow.offer(resized, mask, bias)
+        self._compare(state, resized, mask, owners, dict.fromkeys(owners, only))
         if not on_device:
             mask, confidence = restore(mask, (height, width)), restore(confidence, (height, width))
         timings = stage_times(started, ready, passed)
@@ -170,6 +170,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
     def forget(self) -> None:
         """Begin anew with every stream, as between two recordings: no hysteresis and no smoothed novelty; pins stay."""
         self._last.clear()
+        self._far.clear()
         self.novelty.forget()
 
     def close(self) -> None:
@@ -199,7 +200,7 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
     ) -> Segmentation:
         mask, confidence, index, distance = parts
         names = tuple(str(state.names[row]) for row in index)
-        self._last.update(zip(owners, names, strict=True))
+        self._served(state, owners, names, distance)
         verdict = self.novelty.judge(state.novelty, distance, owners)
         return Segmentation(
             mask,
@@ -214,13 +215,27 @@ class Segmenter(StreamRouting, SensorFusion, ExpertChanges):
             timings,
         )
 
+    def _compare(
+        self,
+        state: GateState,
+        frames: Any,
+        masks: Any,
+        owners: Sequence[Hashable],
+        only: Mapping[Any, Sequence[str] | None],
+    ) -> None:
+        """Offer a batch at the network's size to the shadow run, if one goes on, before its answer is remembered."""
+        if self._shadow.goes_on:
+            # A novel stream's fallback is no restriction: the gate would have been asked.
+            bias = [self._bias(state, owner, only.get(owner), fallback=False) for owner in owners]
+            self._shadow.offer(frames, masks, np.stack(bias))
+
     @contextmanager
     def _frame(self) -> Iterator[GateState]:
         """Hold the state of this moment: as long as a frame is in flight, no row that it may read is written."""
         ticket = object()
         with self._idle:
             if self._closed:
-                raise BackendError("the segmenter is closed; open the bundle again")
+                raise BackendError(CLOSED)
             state = self._bank.state
             self._in_flight[id(ticket)] = state
         try:

@@ -33,7 +33,7 @@ class Sample:
     """One live frame to be compared, in copies of its own.
 
     frame: (1, h, w, 3) uint8 at the network's size; mask: (h, w) uint8, the live choice; bias: (E,) float32, the live
-    gate's.
+    gate's before any fallback.
     """
 
     frame: np.ndarray
@@ -227,6 +227,7 @@ class ShadowWatch:
         self._compare, self._settle, self._runs = compare, settle, runs
         self._run: ShadowRun | None = None
         self._of: tuple[object, ...] = ()
+        self._lock, self._closed = threading.Lock(), False
         #: Whom the run going on is about; None while there is none.
         self.candidate: Candidate | None = None
 
@@ -239,18 +240,27 @@ class ShadowWatch:
         of = () if view is None else (candidate, view.manifest.classes)
         if of == self._of:
             return
-        before, self._of, self.candidate = self._run, of, candidate
-        if view is not None and candidate is not None:
-            classes = tuple(label.name for label in view.manifest.classes)
-            compare, settle = partial(self._compare, candidate.name), partial(self._settle, candidate)
-            self._run = ShadowRun(candidate.name, candidate.plan, classes, compare, settle)
+        with self._lock:
+            # A change that was going on when the segmenter was closed: nobody would end what it began.
+            if self._closed:
+                return
+            before, self._of, self.candidate = self._run, of, candidate
+            if view is not None and candidate is not None:
+                classes = tuple(label.name for label in view.manifest.classes)
+                compare, settle = partial(self._compare, candidate.name), partial(self._settle, candidate)
+                self._run = ShadowRun(candidate.name, candidate.plan, classes, compare, settle)
         # Whoever waits for the old one finds the new one in its place.
         if before is not None:
             before.end()
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is a run to offer frames to."""
+        return bool(self._of) and self._run is not None
+
     def offer(self, frames: Any, masks: Any, bias: np.ndarray) -> None:
         """As `ShadowRun.offer`; frames and masks on a device are not taken."""
-        if self._of and self._run is not None and isinstance(frames, np.ndarray) and isinstance(masks, np.ndarray):
+        if self.goes_on and self._run is not None and isinstance(frames, np.ndarray) and isinstance(masks, np.ndarray):
             self._run.offer(frames, masks, bias)
 
     def report(self) -> ShadowReport | None:
@@ -262,7 +272,9 @@ class ShadowWatch:
         return self._run is None or self._run.wait(seconds)
 
     def close(self) -> None:
-        """End the run and wait for its thread."""
+        """End the run, wait for its thread, and begin none any more."""
+        with self._lock:
+            self._closed = True
         if self._run is not None:
             self._run.end()
             self._run.join()

@@ -107,7 +107,7 @@ def logger_for(api: Api) -> tuple[Any, Callable[[], str | None]]:
             level = levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
                 errors.append(message)
-            _LOG.log(min(level, logging.INFO), "%s", message)
+            _LOG.log(level, "%s", message)
 
     return Logger(), lambda: _first_line(errors[0]) if errors else None
 

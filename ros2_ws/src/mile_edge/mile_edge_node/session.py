@@ -62,7 +62,6 @@ class Session:
             engine=settings["engine"] or None,
         )
         self.segmenter.trust = trust
-        self._calibrated_margin = self.segmenter.manifest.gate.hysteresis
         self.pins: dict[str, str] = {}
         try:
             stored = self.segmenter.manifest.sensors
@@ -143,7 +142,7 @@ class Session:
         if name == "expert":
             self.pin(value, "")
         elif name == "hysteresis":
-            self.segmenter.hysteresis = self._calibrated_margin if value < 0 else value
+            self.segmenter.hysteresis = None if value < 0 else value
         elif name == "fusion_tolerance" and self.moment is not None:
             self.moment.tolerance = value
         elif name == "max_rate":
