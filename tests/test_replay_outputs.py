@@ -136,6 +136,16 @@ def test_a_frame_larger_than_any_jpeg_costs_only_the_size_of_its_overlay(bundle:
     assert "are shrunk" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_replay_without_a_frame_is_not_called_complete(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.announce("/camera/image_raw", "sensor_msgs/msg/Image")
+        recording.text("/truth/domain", START, "fog")
+    assert run(bundle, tmp_path / "bag", tmp_path / "out").report["frames"] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no frame replayed" in page
+    assert "nothing was lost" not in page and ">complete<" not in page and "read and used" not in page
+
+
 def test_the_command_prints_json_for_machines(
     bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,8 @@ class Bag:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the bag had to be read."""
-        return tuple(note for storage in self._storages for note in storage.notes)
+        # A storage that is read twice may say the same twice.
+        return tuple(dict.fromkeys(note for storage in self._storages for note in storage.notes))
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Yield messages in the order of bag time.
@@ -135,13 +136,21 @@ class Bag:
         Args:
             topics: only these; all when None.
         """
-        wanted = frozenset(self.topics if topics is None else topics)
-        streams = [storage.records(wanted, self.losses) for storage in self._storages]
+        return self._read(frozenset(self.topics if topics is None else topics), self.losses)
+
+    def first(self, topic: str) -> BagMessage | None:
+        """A topic's first message that can be read, None where it has none; nothing is counted in `losses`."""
+        if self.topics[topic].count == 0:
+            return None
+        return next(self._read(frozenset([topic]), Counter()), None)
+
+    def _read(self, wanted: frozenset[str], losses: Counter[str]) -> Iterator[BagMessage]:
+        streams = [storage.records(wanted, losses) for storage in self._storages]
         for record in heapq.merge(*streams, key=lambda record: record.time):
             try:
                 value = self._definitions.parse(record.channel, _plain(record))
             except Exception:  # damaged bytes raise whatever the parser stumbles over
-                add_loss(self.losses, UNPARSED)
+                add_loss(losses, UNPARSED)
                 continue
             yield BagMessage(record.channel.topic, record.time, record.channel.msgtype, value)
 

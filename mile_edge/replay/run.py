@@ -25,7 +25,7 @@ from mile_edge.data.encodings import JPEG_SIDE
 from mile_edge.data.grouping import moments, stamp_of
 from mile_edge.data.novelty_ring import NovelFrame, NoveltyRing
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
-from mile_edge.data.topics import TopicPlan, plan_topics
+from mile_edge.data.topics import TopicPlan, plan_bag
 from mile_edge.errors import BagError, FusionError, RecipeError
 from mile_edge.replay.ahead import Ahead
 from mile_edge.replay.fused import FUSED, FusedTally
@@ -125,7 +125,7 @@ def _replay(
     segmenter.forget()
     with ExitStack() as stack:
         opened = stack.enter_context(Bag.open(bag))
-        plan = plan_topics(opened.topics, kinds=options.kinds, labels=options.labels, domains=options.domains)
+        plan = plan_bag(opened, kinds=options.kinds, labels=options.labels, domains=options.domains)
         if not plan.images:
             raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
         folder = stack.enter_context(aside(options.out))
