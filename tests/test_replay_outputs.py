@@ -176,7 +176,8 @@ def test_the_summary_tells_why_an_image_does_not_decode(
     assert main(["replay", str(bundle), str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *topics]) == 0
     told = capsys.readouterr().err
     assert "1 on 1 topic, " in told
-    assert "1 x image that does not decode (first: /camera/image_raw/compressed: A compressed image" in told
+    assert "1 x image that does not decode, on /camera/image_raw/compressed (first: " in told
+    assert "/camera/image_raw/compressed: A compressed image" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

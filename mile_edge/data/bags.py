@@ -54,11 +54,20 @@ _SUFFIXES = (*_STORAGES, ".zstd", ".active")
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a bag: its name, its type as "package/msg/Type", and its messages (None where not known)."""
+    """A topic of a bag: its name, its type as "package/msg/Type", and its messages (None where not known).
+
+    A damaged or merged bag may record a topic under further types; these are in `others`.
+    """
 
     name: str
     msgtype: str
     count: int | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def msgtypes(self) -> tuple[str, ...]:
+        """Every type of its messages."""
+        return (self.msgtype, *self.others)
 
 
 class BagMessage(NamedTuple):
@@ -177,7 +186,8 @@ def _merge_topics(storages: Collection[Storage]) -> dict[str, BagTopic]:
             topics[channel.topic] = BagTopic(channel.topic, channel.msgtype, channel.count)
         else:
             total = None if known.count is None or channel.count is None else known.count + channel.count
-            topics[channel.topic] = BagTopic(channel.topic, known.msgtype or channel.msgtype, total)
+            types = tuple(dict.fromkeys(filter(None, (*known.msgtypes, channel.msgtype))))
+            topics[channel.topic] = BagTopic(channel.topic, types[0] if types else "", total, types[1:])
     return dict(sorted(topics.items()))
 
 

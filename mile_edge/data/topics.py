@@ -66,7 +66,7 @@ def plan_bag(
     silent: dict[str, str] = {}
     for name, topic in bag.topics.items():
         raw = bag.topics.get(_raw_twin(name))
-        if topic.msgtype != COMPRESSED or topic.count == 0 or raw is None or raw.msgtype != RAW:
+        if COMPRESSED not in topic.msgtypes or topic.count == 0 or raw is None or RAW not in raw.msgtypes:
             continue
         if why := _why_silent(bag, raw.name):
             silent[raw.name] = f"{why}; its compressed pictures are replayed"
@@ -97,7 +97,13 @@ def plan_topics(
     for name, kind in kinds.items():
         if kind not in (*KINDS, OFF):
             raise RecipeError(f"Topic {name} cannot be of kind '{kind}'; use one of {', '.join(KINDS)}, {OFF}.")
-    pictures = [name for name, topic in topics.items() if topic.msgtype in (RAW, COMPRESSED)]
+    truth = domains or DOMAIN_TOPIC
+    has_truth = truth in topics and TEXT in topics[truth].msgtypes
+    pictures = [
+        name
+        for name, topic in topics.items()
+        if not {RAW, COMPRESSED}.isdisjoint(topic.msgtypes) and not (has_truth and name == truth)
+    ]
     label_topics = [name for name in labels if name in pictures] if labels else _found_labels(pictures)
     left_out: dict[str, str] = {}
     images: dict[str, str | None] = {}
@@ -116,8 +122,6 @@ def plan_topics(
             left_out[name] = silent[name]
         else:
             images[name] = None
-    truth = domains or DOMAIN_TOPIC
-    has_truth = truth in topics and topics[truth].msgtype == TEXT
     named = [*kinds, *labels, *([domains] if domains else [])]
     wrong = [name for name in named if name not in pictures and not (name == truth and has_truth)]
     return TopicPlan(
@@ -179,7 +183,9 @@ def _why_silent(bag: Bag, name: str) -> str:
     message = bag.first(name)
     if message is None:
         return "no messages"
-    encoding = str(getattr(message.value, "encoding", ""))
+    if message.msgtype != RAW:
+        return ""
+    encoding = str(message.value.encoding)
     return "" if encoding in SUPPORTED_ENCODINGS else f"encoding {encoding[:32]!r} is not supported"
 
 
