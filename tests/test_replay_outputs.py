@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import START, Recording
+from recording import START, Recording, bag_file
 from replays import SIZE, STEP, drive, pixels, run
 from rosbags.highlevel import AnyReader
 
 from mile_edge.bundle import Bundle
 from mile_edge.cli.main import main
-from mile_edge.errors import BagError
+from mile_edge.errors import BagError, RecipeError
+from mile_edge.fleet import replay_fleet
 from mile_edge.replay import ReplayOptions, replay
 
 HOSTILE = '/a"><script>alert(1)</script>/image'
@@ -87,6 +88,37 @@ def test_outputs_replace_older_ones_and_leave_no_stale_masks(bundle: Path, domai
     result = run(bundle, bag, out, predictions=False, limit=1)
     assert result.report["frames"] == 1
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json"]
+
+
+def test_outputs_among_what_a_replay_reads_are_refused(bundle: Path, domain: str, tmp_path: Path) -> None:
+    bag = drive(tmp_path / "bag", domain, 1)
+    before = sorted(path.name for path in (*bundle.iterdir(), *bag.iterdir()))
+    for given, out, word in (
+        (bag, bundle, "a bundle"),
+        (bag, bundle / "experts" / "new", "a bundle"),
+        (bag, bag, "the bag"),
+        (bag_file(bag), bag / "out", "the bag"),
+    ):
+        with pytest.raises(RecipeError, match=f"lies inside {word}"):
+            replay(bundle, given, ReplayOptions(out=out))
+        with pytest.raises(RecipeError, match=f"lies inside {word}"):
+            replay_fleet(bundle, [str(given)], ReplayOptions(out=out))
+    assert sorted(path.name for path in (*bundle.iterdir(), *bag.iterdir())) == before
+
+
+def test_control_characters_of_names_are_not_shown(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.text("/truth/domain", START, "\x1b[31mred\u202e")
+        recording.image("/cam\x1b/image_raw", START, "rgb8", pixels(0))
+        recording.image("/rear\x1b/image_raw", START, "no\x1bne", pixels(1))
+        recording.compressed("/side\x1b/image_raw/compressed", START, "jpeg\x1b", b"no picture")
+    report = run(bundle, tmp_path / "bag", tmp_path / "out").report
+    assert report["frames"] == 1
+    assert set(report["miou_by_domain"]) == set()
+    shown = [*report["skipped"], *report["skipped_examples"].values(), (tmp_path / "out" / "report.html").read_text()]
+    assert len(report["skipped"]) == 2
+    for text in shown:
+        assert "\x1b" not in text and "\u202e" not in text and "\N{REPLACEMENT CHARACTER}" in text
 
 
 def test_a_failed_replay_leaves_the_older_outputs_alone(bundle: Path, domain: str, tmp_path: Path) -> None:

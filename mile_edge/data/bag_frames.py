@@ -13,6 +13,7 @@ import numpy as np
 from mile_edge.data.bags import UNPARSED, Bag, BagMessage
 from mile_edge.data.class_map import apply_class_map
 from mile_edge.data.encodings import SUPPORTED_ENCODINGS, decode_compressed, decode_image
+from mile_edge.data.legible import legible
 from mile_edge.data.pairing import Label, Pairing, Waiting
 from mile_edge.data.sensors import SensorProfile
 from mile_edge.data.topics import COMPRESSED, RAW, TEXT, TopicPlan, sensor_kind
@@ -93,7 +94,7 @@ class BagFrames:
         for message in self._bag.messages(self._plan.all):
             # A damaged or merged bag may list a topic twice, with two types: each message is what it says itself.
             if message.topic == self._plan.domains and message.msgtype == TEXT:
-                domain = str(message.value.data).strip()[:_MAX_DOMAIN] or None
+                domain = legible(str(message.value.data).strip()[:_MAX_DOMAIN]) or None
             elif message.topic == self._plan.domains or message.msgtype not in (RAW, COMPRESSED):
                 self._skip(UNPARSED)
             elif message.topic not in self._plan.images:
@@ -209,13 +210,14 @@ class BagFrames:
 
     def _of_topic(self, reason: str, topic: str) -> str:
         """A reason of its own for each topic, as each has a cause of its own."""
-        told = f"{reason}, on {topic}"
+        told = legible(f"{reason}, on {topic}")
         return told if told in self.skipped or len(self.skipped) < _MAX_REASONS else reason
 
     def _skip(self, reason: str, example: str = "", count: int = 1) -> None:
+        reason = legible(reason)
         self.skipped[reason] += count
         if example:
-            self.examples.setdefault(reason, example)
+            self.examples.setdefault(reason, legible(example))
 
 
 def _stamp(message: BagMessage) -> int:
