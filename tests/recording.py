@@ -72,10 +72,14 @@ class Recording:
 
     def write_raw(self, topic: str, msgtype: str, time: int, data: bytes | memoryview) -> None:
         """Write serialised bytes, sound or not."""
+        self._writer.write(self.announce(topic, msgtype), time, data)
+
+    def announce(self, topic: str, msgtype: str) -> Any:
+        """The topic's connection, made where it is new; a topic may stay without messages."""
         key = (topic, msgtype)
         if key not in self._connections:
             self._connections[key] = self._writer.add_connection(topic, msgtype, typestore=self.store)
-        self._writer.write(self._connections[key], time, data)
+        return self._connections[key]
 
     def image(
         self,

@@ -88,7 +88,7 @@ def test_compressed_pictures_and_labels_come_out_too(tmp_path: Path) -> None:
     np.testing.assert_array_equal(by_topic["/camera/image_raw/compressed"].label, LABEL)
     assert by_topic["/depth/image/compressedDepth"].kind == "depth"
     assert by_topic["/thermal/image/compressed"].kind == "thermal"
-    assert skipped == {BAD_IMAGE: 1, BAD_LABEL: 1}
+    assert skipped == {f"{BAD_IMAGE}, on /camera/image_raw/compressed": 1, BAD_LABEL: 1}
 
 
 def test_the_domain_holds_from_its_message_on(tmp_path: Path) -> None:
@@ -152,8 +152,45 @@ def test_what_cannot_become_a_frame_or_a_label_is_counted_and_the_rest_comes_thr
         BAD_LABEL: 1,
         STRAY_LABEL: 1,
         "encoding 'bayer_rggb8' of /rear/image is not supported": 1,
-        UNFIT_IMAGE: 1,
+        f"{UNFIT_IMAGE}, on /depth/image": 1,
     }
+
+
+def test_pictures_that_do_not_decode_are_told_topic_by_topic(tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        for place in range(70):
+            recording.compressed(f"/camera_{place:02}/image/compressed", START + place, "jpeg", b"\xff\xd8broken")
+        recording.compressed("/a/depth/compressedDepth", START - 1, "16UC1; compressedDepth rvl", bytes(40))
+    with Bag.open(tmp_path / "bag") as bag:
+        frames = BagFrames(bag, plan_topics(bag.topics), DEFAULT_PROFILES, identity_map(4))
+        assert list(frames) == []
+    assert "republish it as 16UC1" in frames.examples[f"{BAD_IMAGE}, on /a/depth/compressedDepth"]
+    assert "/camera_00" in frames.examples[f"{BAD_IMAGE}, on /camera_00/image/compressed"]
+    assert len(frames.skipped) == 65 and frames.skipped[BAD_IMAGE] == 71 - 64
+
+
+def test_labels_are_lost_with_their_frames_and_not_ahead_of_them(tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        for index in range(8):
+            recording.image("/camera/image", START + index * STEP, "rgb8", RGB)
+            recording.image("/camera/label", START + index * STEP, "mono8", LABEL + 200)
+    with Bag.open(tmp_path / "bag") as bag:
+        frames = BagFrames(bag, plan_topics(bag.topics), DEFAULT_PROFILES, identity_map(4))
+        for done, frame in enumerate(frames, start=1):
+            assert frame.label is None
+            assert frames.skipped == {OUTSIDE_LABEL: done}
+        assert "/camera/label" in frames.examples[OUTSIDE_LABEL]
+
+
+def test_an_image_type_wins_over_another_type_that_came_first_under_its_topic(tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.text("/camera/image", START, "no image")
+        recording.image("/camera/image", START + STEP, "rgb8", RGB)
+        recording.image("/truth/domain", START, "rgb8", RGB)
+        recording.text("/truth/domain", START, "day")
+    frames, skipped = frames_of(tmp_path / "bag")
+    assert [(frame.topic, frame.domain) for frame in frames] == [("/camera/image", "day")]
+    assert skipped == {UNPARSED: 2}
 
 
 def test_a_driver_that_never_sets_stamps_is_matched_by_the_moment_of_recording(tmp_path: Path) -> None:

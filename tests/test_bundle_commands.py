@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -125,6 +126,28 @@ def test_verify_lists_every_problem_and_says_so_in_its_status(
     status, out, _ = run(capsys, "experts", "verify", bundle.path, "--json")
     assert status == 1
     assert len(json.loads(out)["problems"]) == 2
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("experts", "verify")])
+def test_a_folder_that_is_no_bundle_is_bad_input_and_no_damage(
+    command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capsys, *command, tmp_path)
+    assert (status, out) == (2, "")
+    assert "manifest.json" in err
+
+
+@pytest.mark.parametrize("digits", ["abcd", "x" * 64])
+def test_a_hash_that_is_none_is_not_called_that_of_another_file(
+    digits: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = make_bundle(tmp_path)
+    fog = write_file(tmp_path, make_expert("fog"))
+    status, _, err = run(capsys, "experts", "add", bundle.path, fog, "--sha256", digits)
+    assert status == 2
+    assert "64 hexadecimal digits" in err
+    right = hashlib.sha256(Path(fog).read_bytes()).hexdigest().upper()
+    assert run(capsys, "experts", "add", bundle.path, fog, "--sha256", right)[0] == 0
 
 
 def test_a_damaged_expert_can_be_removed_from_the_shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,6 +155,16 @@ def test_the_command_reports_each_experts_frames_as_unknown_and_draws_the_curves
     drawn = ElementTree.fromstring(picture.read_text())
     assert len(drawn.findall("{http://www.w3.org/2000/svg}polyline")) == 3
     assert "hail: 1.000, 100 %, 100 %" in picture.read_text()
+    assert [note[:36] for note in account["notes"]] == ["frames of hail count as unknown, for"]
+
+
+def test_the_command_says_that_one_place_is_few(
+    tiny_bundle: Path, folders: dict[str, FolderDataset], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["calibrate", "gate", str(tiny_bundle), "--data", str(folders["fog"].path), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("note: ") == 1
+    assert "of one place (groups: 1)" in told
 
 
 def test_the_limit_holds_its_share_on_average_over_sets_of_streets() -> None:

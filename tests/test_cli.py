@@ -109,6 +109,7 @@ def test_an_option_that_would_do_nothing_says_what_it_needs(capsys: pytest.Captu
     for words, needed in (
         (["experts", "add", str(REFERENCE), __file__, "--min-agreement", "0.9"], "without --shadow"),
         (["replay", str(REFERENCE), __file__, "--tolerance", "20"], "without --fuse"),
+        (["replay", str(REFERENCE), __file__, "--cache", str(tmp_path)], "without a bag at a URL"),
         (["evaluate", str(REFERENCE), str(REFERENCE), "--seed", "1"], "without --routing random"),
         (["world", str(tmp_path / "bag"), "--bag", "--per-street", "3"], "without a folder to make"),
     ):

@@ -73,6 +73,11 @@ def test_a_grey_image_becomes_three_equal_channels(tmp_path: Path) -> None:
         (GREY, LABEL, "classes:\n  - {id: 0, name: road, color: [4, 5, 600]}\n", "600"),
         (GREY, LABEL, CLASSES.replace("road", "sky"), "the name 'sky'"),
         (GREY, LABEL, CLASSES.replace("4, 5, 6", "1, 2, 3"), "the color"),
+        (GREY, LABEL, "domain: dusk\n", "lists no classes"),
+        (GREY, LABEL, "classes: []\n", "lists no classes"),
+        (GREY, LABEL, CLASSES.replace("road", "true"), "the name of class 1 is true; .*in quotes"),
+        (GREY, LABEL, "domain: [dusk]\n" + CLASSES, "domain is .*dusk.*text"),
+        (GREY, LABEL, "domain:\n" + CLASSES, "domain is null"),
         (GREY, LABEL, "sensor: sonar\n" + CLASSES, "sonar"),
         (GREY, LABEL, "sensor: thermal\nprofile: 3\n" + CLASSES, "profile is 3"),
         (GREY, LABEL, "sensor: thermal\nprofile: {scale: 0}\n" + CLASSES, "scale is 0"),
@@ -98,6 +103,32 @@ def test_a_broken_image_and_a_label_of_another_size_are_named(tmp_path: Path) ->
     coloured = FolderDataset(write(tmp_path / "coloured", GREY, np.zeros((6, 8, 3), np.uint8)))
     with pytest.raises(DataError, match="single-channel"):
         coloured[0]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_label_that_is_a_jpeg_is_refused_whatever_it_is_called(tmp_path: Path, suffix: str) -> None:
+    folder = write(tmp_path / "d", GREY, LABEL)
+    (folder / "labels" / "a.png").unlink()
+    Image.fromarray(LABEL).save(folder / "labels" / f"a{suffix}", "JPEG")
+    with pytest.raises(DataError, match=f"labels/a{suffix} is a jpeg, which blurs class ids; save labels as png"):
+        FolderDataset(folder)[0]
+
+
+def test_an_image_that_its_sensor_cannot_give_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"images/a\.png does not fit sensor 'camera'.*16UC1"):
+        FolderDataset(write(tmp_path / "d", GREY.astype(np.uint16) * 257, LABEL))[0]
+
+
+def test_a_rotation_that_exif_asks_for_is_not_applied_and_said_where_it_tells(tmp_path: Path) -> None:
+    folder = write(tmp_path / "d", GREY, LABEL)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(GREY.T).save(folder / "images" / "a.png", exif=turned)
+    with pytest.raises(DataError, match="8x6, its image 6x8; the image's EXIF asks for a rotation"):
+        FolderDataset(folder)[0]
+    Image.fromarray(GREY.T).save(folder / "images" / "a.png")
+    with pytest.raises(DataError, match="save the label in its image's size"):
+        FolderDataset(folder)[0]
 
 
 def test_a_palette_label_is_its_indices_and_a_palette_image_its_colours(tmp_path: Path) -> None:

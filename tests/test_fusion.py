@@ -87,6 +87,11 @@ def test_the_order_of_sensors_does_not_matter(segmenter: Segmenter) -> None:
     assert same(segmenter.fuse(frames), backwards)
 
 
+def test_a_frame_without_its_stamp_is_told_what_to_be(segmenter: Segmenter) -> None:
+    with pytest.raises(FusionError, match=r"for camera is a ndarray; give a .*SensorFrame"):
+        segmenter.fuse({"camera": moment()["camera"].frame})
+
+
 @pytest.mark.parametrize("stream", ["camera", "depth", "thermal"])
 def test_one_sensor_alone_is_enough(segmenter: Segmenter, stream: str) -> None:
     result = segmenter.fuse({stream: moment()[stream]})

@@ -42,6 +42,14 @@ def test_from_a_plain_expert_to_a_fleet_that_takes_only_signed_ones(
     assert (status, "name it with --keys" in err) == (2, True)
 
 
+def test_a_plain_expert_is_signed_as_a_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "experts", "keygen", "workshop", "--out", tmp_path)
+    plain = write_file(tmp_path, make_expert("fog"))
+    status, _, err = run(capsys, "experts", "sign", plain, "--key", tmp_path / "workshop.key")
+    assert status == 2
+    assert "--version N" in err
+
+
 def test_a_newer_version_is_signed_in_one_step_and_replaces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "experts", "keygen", "workshop", "--out", tmp_path)
     sign = ("experts", "sign", "--key", tmp_path / "workshop.key", "--version")

@@ -12,6 +12,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="the workshop side needs torch")
 peft = pytest.importorskip("peft", reason="PEFT is in the train extra")
 
+from commands import run
+
 from mile_edge.bundle import Bundle, Expert
 from mile_edge.errors import ExpertError
 from mile_edge.export.bundle import base_of, pool_of
@@ -160,6 +162,23 @@ def test_a_folder_that_a_bank_row_cannot_hold_is_refused(
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     with pytest.raises(ExpertError, match=word):
         read(bundle, tmp_path / "fog")
+
+
+def test_the_commands_say_what_to_do_and_write_over_nothing(
+    workshop_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle.open(workshop_bundle)
+    write_peft(made(bundle), tmp_path / "fog", base_of(bundle))
+    modes = {file.stat().st_mode for file in (tmp_path / "fog").iterdir()}
+    assert len(modes) == 1
+    status, _, told = run(capsys, "peft", "export", workshop_bundle, bundle.experts()[-1].name, tmp_path / "fog")
+    assert (status, "already exists and is not empty" in told) == (2, True)
+    given = ("peft", "import", workshop_bundle, "--data", tmp_path, "--out", tmp_path / "new", "--name")
+    for name, word in (("F!", "use lower-case"), ("base", "like the bundle's base")):
+        status, _, told = run(capsys, *given, name, tmp_path / "fog")
+        assert (status, word in told) == (2, True)
+    with pytest.raises(ExpertError, match=r"no such file or directory\); give one that PEFT"):
+        read(bundle, tmp_path)
 
 
 def test_a_missing_or_surplus_layer_is_refused_not_dropped(workshop_bundle: Path, tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recording import START, Recording
+from recording import START, Recording, bag_file
 from replays import SIZE, STEP, drive, pixels, run
 from rosbags.highlevel import AnyReader
 
 from mile_edge.bundle import Bundle
 from mile_edge.cli.main import main
-from mile_edge.errors import BagError
+from mile_edge.errors import BagError, RecipeError
+from mile_edge.fleet import replay_fleet
 from mile_edge.replay import ReplayOptions, replay
 
 HOSTILE = '/a"><script>alert(1)</script>/image'
@@ -89,6 +90,37 @@ def test_outputs_replace_older_ones_and_leave_no_stale_masks(bundle: Path, domai
     assert sorted(path.name for path in out.iterdir()) == ["report.html", "report.json"]
 
 
+def test_outputs_among_what_a_replay_reads_are_refused(bundle: Path, domain: str, tmp_path: Path) -> None:
+    bag = drive(tmp_path / "bag", domain, 1)
+    before = sorted(path.name for path in (*bundle.iterdir(), *bag.iterdir()))
+    for given, out, word in (
+        (bag, bundle, "a bundle"),
+        (bag, bundle / "experts" / "new", "a bundle"),
+        (bag, bag, "the bag"),
+        (bag_file(bag), bag / "out", "the bag"),
+    ):
+        with pytest.raises(RecipeError, match=f"lies inside {word}"):
+            replay(bundle, given, ReplayOptions(out=out))
+        with pytest.raises(RecipeError, match=f"lies inside {word}"):
+            replay_fleet(bundle, [str(given)], ReplayOptions(out=out))
+    assert sorted(path.name for path in (*bundle.iterdir(), *bag.iterdir())) == before
+
+
+def test_control_characters_of_names_are_not_shown(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.text("/truth/domain", START, "\x1b[31mred\u202e")
+        recording.image("/cam\x1b/image_raw", START, "rgb8", pixels(0))
+        recording.image("/rear\x1b/image_raw", START, "no\x1bne", pixels(1))
+        recording.compressed("/side\x1b/image_raw/compressed", START, "jpeg\x1b", b"no picture")
+    report = run(bundle, tmp_path / "bag", tmp_path / "out").report
+    assert report["frames"] == 1
+    assert set(report["miou_by_domain"]) == set()
+    shown = [*report["skipped"], *report["skipped_examples"].values(), (tmp_path / "out" / "report.html").read_text()]
+    assert len(report["skipped"]) == 2
+    for text in shown:
+        assert "\x1b" not in text and "\u202e" not in text and "\N{REPLACEMENT CHARACTER}" in text
+
+
 def test_a_failed_replay_leaves_the_older_outputs_alone(bundle: Path, domain: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(bundle, drive(tmp_path / "bag", domain, 1), out)
@@ -136,6 +168,16 @@ def test_a_frame_larger_than_any_jpeg_costs_only_the_size_of_its_overlay(bundle:
     assert "are shrunk" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_replay_without_a_frame_is_not_called_complete(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.announce("/camera/image_raw", "sensor_msgs/msg/Image")
+        recording.text("/truth/domain", START, "fog")
+    assert run(bundle, tmp_path / "bag", tmp_path / "out").report["frames"] == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "no frame replayed" in page
+    assert "nothing was lost" not in page and ">complete<" not in page and "read and used" not in page
+
+
 def test_the_command_prints_json_for_machines(
     bundle: Path, domain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,7 +208,8 @@ def test_the_summary_tells_why_an_image_does_not_decode(
     assert main(["replay", str(bundle), str(tmp_path / "bag"), "--out", str(tmp_path / "out"), *topics]) == 0
     told = capsys.readouterr().err
     assert "1 on 1 topic, " in told
-    assert "1 x image that does not decode (first: /camera/image_raw/compressed: A compressed image" in told
+    assert "1 x image that does not decode, on /camera/image_raw/compressed (first: " in told
+    assert "/camera/image_raw/compressed: A compressed image" in told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -17,7 +17,7 @@ from mile_edge.data.bags import UNPARSED, Bag
 from mile_edge.data.class_map import identity_map
 from mile_edge.data.sensors import SensorProfile
 from mile_edge.data.topics import plan_topics
-from mile_edge.errors import MileError
+from mile_edge.errors import BagError, MileError
 from mile_edge.replay import ReplayOptions, replay
 from mile_edge.replay.run import _profiles
 
@@ -105,6 +105,13 @@ def test_without_truth_there_is_no_figure_but_a_reason(bundle: Path, tmp_path: P
     assert report["miou"] is None
     assert report["miou_reason"] == "no frame has a label"
     assert report["miou_by_domain"] == {}
+
+
+def test_a_bag_without_images_says_what_to_record(bundle: Path, tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.text("/truth/domain", START, "fog")
+    with pytest.raises(BagError, match="only /truth/domain; record a topic of sensor_msgs/msg/Image"):
+        run(bundle, tmp_path / "bag", tmp_path / "out")
 
 
 @pytest.mark.parametrize("which", ["bundle", "bag", "class map", "out", "sensor profile", "threads"])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import io
+from pathlib import Path
 
-from mile_edge.data.bags import BagTopic
-from mile_edge.data.topics import COMPRESSED, RAW, TEXT, match_labels, plan_topics, sensor_kind
+import numpy as np
+import pytest
+from PIL import Image
+from recording import START, Recording
+
+from mile_edge.data.bags import Bag, BagTopic
+from mile_edge.data.topics import COMPRESSED, RAW, TEXT, match_labels, plan_bag, plan_topics, sensor_kind
 from mile_edge.errors import RecipeError
 
 
@@ -129,3 +135,35 @@ def test_a_named_label_topic_serves_images_of_any_namespace() -> None:
     plan = plan_topics(bag(__a__image=RAW, __b__image=RAW, __c__truth=RAW), labels=["/c/truth"])
     assert plan.labels == {"/a/image": "/c/truth", "/b/image": "/c/truth"}
     assert set(plan.images) == {"/a/image", "/b/image"}
+
+
+JPEG = io.BytesIO()
+Image.fromarray(np.full((12, 16, 3), 99, np.uint8)).save(JPEG, "JPEG")
+
+
+@pytest.mark.parametrize("kind", ["mcap-zstd", "sqlite3"])
+@pytest.mark.parametrize("encoding", ["", "bayer_rggb8"])
+def test_a_raw_topic_that_gives_no_picture_gives_way_to_its_compressed_twin(
+    encoding: str, kind: str, tmp_path: Path
+) -> None:
+    raw = "/camera/image_raw"
+    with Recording(tmp_path / "bag", kind) as recording:
+        recording.announce(raw, RAW)
+        if encoding:
+            recording.image(raw, START, encoding, np.zeros((12, 16), np.uint8))
+        recording.compressed(f"{raw}/compressed", START, "jpeg", JPEG.getvalue())
+    with Bag.open(tmp_path / "bag") as opened:
+        plan = plan_bag(opened)
+        named = plan_bag(opened, kinds={raw: "camera"})
+        assert not opened.losses
+    assert set(plan.images) == {f"{raw}/compressed"}
+    assert (f"{encoding!r} is not" if encoding else "no messages") in plan.left_out[raw]
+    assert set(named.images) == {raw, f"{raw}/compressed"}
+
+
+def test_a_raw_topic_that_is_read_keeps_its_twin_out(tmp_path: Path) -> None:
+    with Recording(tmp_path / "bag") as recording:
+        recording.image("/camera/image_raw", START, "rgb8", np.zeros((12, 16, 3), np.uint8))
+        recording.compressed("/camera/image_raw/compressed", START, "jpeg", JPEG.getvalue())
+    with Bag.open(tmp_path / "bag") as opened:
+        assert set(plan_bag(opened).images) == {"/camera/image_raw"}

@@ -221,6 +221,7 @@ def test_the_command_survives_a_kill_and_finishes_the_expert(workshop_bundle: Pa
     [
         (["--name", "Fog!"], "--name"),
         (["--name", "base", "--add"], "like the bundle's base"),
+        (["--name", "base"], "like the bundle's base"),
         (["--name", "fog", "--lr", "nan"], "--lr"),
         (["--name", "fog", "--seed", "-1"], "--seed"),
         (["--name", "fog", "--steps", "0"], "--steps"),

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli import int8
 from mile_edge.cli.options import name_domains, names
 from mile_edge.errors import RecipeError
+
+if TYPE_CHECKING:
+    from mile_edge.bundle import Bundle
+    from mile_edge.data.folder import FolderDataset
 
 _EXAMPLES = """examples:
   mile-edge calibrate gate bundles/reference --data out/world/held/*
@@ -100,11 +105,34 @@ def run(args: argparse.Namespace) -> int:
         bundle.set_gate(found.applied_to(bundle.manifest.gate))
     if args.out:
         write_picture(args.out, found.roc, f"Novelty seen by the gate of {bundle.manifest.name}")
+    notes = _notes(found.novelty.groups, bundle, folders)
     if args.json:
-        print(json.dumps(found.account()))
+        print(json.dumps({**found.account(), "notes": notes}))
     else:
         _show(found.account())
+        for note in notes:
+            print(f"note: {note}")
     return 0
+
+
+def _notes(groups: int, bundle: Bundle, folders: Sequence[FolderDataset]) -> list[str]:
+    """Sentences on what the figures do not tell."""
+    from mile_edge.replay.gate import right_expert
+
+    notes = []
+    if groups == 1:
+        notes.append(
+            "all known frames are of one place (groups: 1), and a limit set there may not hold elsewhere; give "
+            "held-out frames of many places"
+        )
+    experts = bundle.choices()
+    unknown = {each.domain for each in folders if right_expert(experts, each.sensor, each.domain) is None}
+    if unknown:
+        notes.append(
+            f"frames of {', '.join(sorted(unknown))} count as unknown, for no expert lists that domain; where one "
+            "knows them, name their true domain with --domain"
+        )
+    return notes
 
 
 def _show(account: dict[str, Any]) -> None:

@@ -98,6 +98,8 @@ def sign(args: argparse.Namespace) -> int:
     expert = read_expert(args.file)
     if args.version is not None:
         expert = pack_expert(expert, args.version)
+    if expert.package is None:
+        raise ExpertError(f"{named(args.file)} is a plain expert without a version; give it one with --version N")
     try:
         key = read_private_key(args.key)
     except PassphraseError:

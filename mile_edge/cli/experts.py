@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mile_edge.bundle import Bundle, Expert, read_expert, remove_expert, verify_bundle
+from mile_edge.bundle.commit import MANIFEST
 from mile_edge.bundle.files import named
+from mile_edge.bundle.strict_json import SHA256
 from mile_edge.cli import expert_history, expert_packages, expert_registry
 from mile_edge.cli.output import console, examples_of, write_json
 from mile_edge.errors import BundleError, RecipeError
@@ -82,7 +85,9 @@ def add_parser(subparsers: Any) -> None:
         if action == "add":
             command.add_argument("file", metavar="FILE", help="an expert file (.safetensors)")
             command.add_argument("--name", help="add it under another name than its own")
-            command.add_argument("--sha256", default="", metavar="HEX", help="refuse another file than this one")
+            command.add_argument(
+                "--sha256", type=_sha256, default="", metavar="HEX", help="refuse another file than this one"
+            )
             command.add_argument("--replace", action="store_true", help="take the row of the expert of its name")
             command.add_argument("--downgrade", action="store_true", help="take it though a newer version was here")
             expert_packages.add_trust(command)
@@ -185,6 +190,13 @@ def names_text(names: list[str]) -> str:
     return text if len(text) <= 60 else f"{len(names)}: {', '.join(names[:3])}, ..."
 
 
+def _sha256(text: str) -> str:
+    # argparse hands the default through here, too.
+    if text and not SHA256.fullmatch(text.strip().lower()):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no SHA-256; give all of its 64 hexadecimal digits")
+    return text.strip().lower()
+
+
 def _list(args: argparse.Namespace) -> int:
     bundle = Bundle.open(args.bundle)
     if args.json:
@@ -256,8 +268,13 @@ def _remove(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    if not Path(args.bundle).is_dir():
+    folder = Path(args.bundle)
+    if not folder.is_dir():
         return expert_packages.verify_file(args)
+    if not os.path.lexists(folder / MANIFEST):
+        raise BundleError(
+            f"{named(folder)} is no bundle, it holds no {MANIFEST}; give a bundle folder or an expert file"
+        )
     problems = verify_bundle(args.bundle)
     trust = expert_packages.trust_of(args)
     if not problems and trust.policy == "signed":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mile_edge.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
+    from mile_edge.bundle import Bundle
     from mile_edge.data.folder import FolderDataset
 
 
@@ -29,6 +30,20 @@ def image_size(text: str) -> tuple[int, int]:
 def names(text: str) -> tuple[str, ...]:
     """A comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def check_expert_name(name: str, bundle: Bundle) -> None:
+    """Refuse the name of a new expert before anything is computed for it.
+
+    Raises:
+        DataError: no expert can have it, or it is what the base itself goes by.
+    """
+    from mile_edge.bundle.strict_json import NAME
+
+    if not NAME.fullmatch(name):
+        raise DataError(f"--name is {name!r}; use lower-case letters, digits, - and _ (at most 64)")
+    if name == bundle.manifest.experts[0].name:
+        raise DataError(f"--name {name} is like the bundle's base; choose another")
 
 
 def check_range(args: argparse.Namespace, bounds: Mapping[str, tuple[float, float]]) -> None:

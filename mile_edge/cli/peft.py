@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mile_edge.cli.options import names
+from mile_edge.cli.options import check_expert_name, names
 from mile_edge.errors import ExpertError
 
 _EXAMPLES = """examples:
@@ -55,6 +55,8 @@ def _export(args: argparse.Namespace) -> int:
     from mile_edge.network.base import load_base
     from mile_edge.training.peft_folder import write_peft
 
+    if args.folder.exists() and (not args.folder.is_dir() or any(args.folder.iterdir())):
+        raise ExpertError(f"{args.folder} already exists and is not empty; choose another path or remove it")
     bundle = Bundle.open(args.bundle)
     experts = {expert.name: expert for expert in bundle.experts()}
     if args.expert not in experts:
@@ -76,6 +78,7 @@ def _import(args: argparse.Namespace) -> int:
     from mile_edge.training.statistics import centres_of, gate_features, kept_of, summarise
 
     bundle = Bundle.open(args.bundle)
+    check_expert_name(args.name, bundle)
     manifest = bundle.manifest
     data = [FolderDataset(path) for path in args.data]
     base = load_base(args.base) if args.base else base_of(bundle)

@@ -131,7 +131,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="keep copies of remote bags here; default: in DIR until they are done"
     )
-    parser.add_argument("--fresh", action="store_true", help="replay also bags that an earlier run has done")
+    parser.add_argument(
+        "--fresh", action="store_true", help="of many bags, replay also those that an earlier run has done"
+    )
     parser.add_argument("--no-predictions", action="store_true", help="write no predictions.mcap")
     parser.add_argument(
         "--fallback",
@@ -177,6 +179,7 @@ def run(args: argparse.Namespace) -> int:
     bags = list_bags(args.bags)
     fleet = len(args.bags) > 1 or bags != args.bags or any(map(is_url, bags)) or args.cluster
     fleet = fleet or args.workers is not None
+    belong_to(args, any(map(is_url, bags)), "a bag at a URL", {"cache": None})
     screen = console(stderr=True)
     result: ReplayResult | FleetResult
     with _interruptible() as interrupted, shown_progress(screen) as shown:

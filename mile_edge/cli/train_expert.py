@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mile_edge.cli import limits, train_schedule
-from mile_edge.cli.options import names
+from mile_edge.cli.options import check_expert_name, names
 from mile_edge.cli.rank_pool import add_options, put_in_place, rank_pool_of
 from mile_edge.cli.train_shown import say, shown_progress, tell_account, with_result
 from mile_edge.errors import DataError
@@ -125,10 +125,8 @@ def _train_expert(args: argparse.Namespace) -> int:
 def _check_name(args: argparse.Namespace, bundle: Bundle) -> None:
     """Refuse now what the bundle would refuse after all the training."""
     from mile_edge.bundle.admission import check_room
-    from mile_edge.bundle.strict_json import NAME
 
-    if not NAME.fullmatch(args.name):
-        raise DataError(f"--name is {args.name!r}; use lower-case letters, digits, - and _ (at most 64)")
+    check_expert_name(args.name, bundle)
     if args.add:
         check_room(bundle.manifest, args.name, f"--name {args.name}")
 

@@ -13,6 +13,7 @@ import numpy as np
 from mile_edge.data.bags import UNPARSED, Bag, BagMessage
 from mile_edge.data.class_map import apply_class_map
 from mile_edge.data.encodings import SUPPORTED_ENCODINGS, decode_compressed, decode_image
+from mile_edge.data.legible import legible
 from mile_edge.data.pairing import Label, Pairing, Waiting
 from mile_edge.data.sensors import SensorProfile
 from mile_edge.data.topics import COMPRESSED, RAW, TEXT, TopicPlan, sensor_kind
@@ -84,14 +85,16 @@ class BagFrames:
         self._pairings = {image: Pairing() for image in plan.labels}
         self.skipped: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
-        self._strays = 0
+        # Labels count as lost with the frame that they belong to, or at the end: a replay may stop before it.
+        self._untaken: Counter[str] = Counter()
+        self._told: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[BagFrame]:
         domain: str | None = None
         for message in self._bag.messages(self._plan.all):
             # A damaged or merged bag may list a topic twice, with two types: each message is what it says itself.
             if message.topic == self._plan.domains and message.msgtype == TEXT:
-                domain = str(message.value.data).strip()[:_MAX_DOMAIN] or None
+                domain = legible(str(message.value.data).strip()[:_MAX_DOMAIN]) or None
             elif message.topic == self._plan.domains or message.msgtype not in (RAW, COMPRESSED):
                 self._skip(UNPARSED)
             elif message.topic not in self._plan.images:
@@ -108,8 +111,9 @@ class BagFrames:
         for topic, pairing in self._pairings.items():
             for image in pairing.rest():
                 yield from self._frames(topic, image)
-        if self._strays > 0:
-            self._skip(STRAY_LABEL, count=self._strays)
+        for reason, count in self._untaken.items():
+            if count > 0:
+                self._skip(reason, self._told.get(reason, ""), count)
 
     def _waiting(self, message: BagMessage, domain: str | None) -> Waiting | None:
         try:
@@ -120,18 +124,23 @@ class BagFrames:
 
     def _hand_out_label(self, message: BagMessage) -> None:
         try:
-            label = Label(_stamp(message), message.time, self._decode_label(message))
+            label = self._label(message)
         except (AttributeError, TypeError):
             self._skip(UNPARSED)
-        except SensorError as problem:
-            self._skip(BAD_LABEL, f"{message.topic}: {problem}")
-        except DataError as problem:
-            self._skip(OUTSIDE_LABEL, f"{message.topic}: {problem}")
-        else:
-            self._strays += 1
-            for topic, pairing in self._pairings.items():
-                if self._plan.labels[topic] == message.topic:
-                    pairing.add_label(label)
+            return
+        self._untaken[label.problem or STRAY_LABEL] += 1
+        for topic, pairing in self._pairings.items():
+            if self._plan.labels[topic] == message.topic:
+                pairing.add_label(label)
+
+    def _label(self, message: BagMessage) -> Label:
+        stamp = _stamp(message)
+        try:
+            return Label(stamp, message.time, self._decode_label(message))
+        except (SensorError, DataError) as problem:
+            reason = BAD_LABEL if isinstance(problem, SensorError) else OUTSIDE_LABEL
+            self._told.setdefault(reason, f"{message.topic}: {problem}")
+            return Label(stamp, message.time, None, reason)
 
     def _decode_label(self, message: BagMessage) -> np.ndarray:
         value = message.value
@@ -156,7 +165,7 @@ class BagFrames:
         try:
             frame = self._profiles[kind].to_frame(pixels, encoding)
         except SensorError as problem:
-            self._skip(UNFIT_IMAGE, f"{topic}: {problem}")
+            self._skip(self._of_topic(UNFIT_IMAGE, topic), f"{topic}: {problem}")
             return
         mapped = time.perf_counter()
         label = self._take_label(image)
@@ -184,21 +193,31 @@ class BagFrames:
         if image.label is None:
             return None
         # Two image topics may share a label; it is a stray only if none took it.
-        self._strays -= not image.label.used
+        problem = image.label.problem
+        if not image.label.used:
+            self._untaken[problem or STRAY_LABEL] -= 1
+            if problem is not None:
+                self._skip(problem, self._told[problem])
         image.label.used = True
-        pixels: np.ndarray = image.label.value
+        pixels: np.ndarray | None = image.label.value
         return pixels
 
     def _reason(self, topic: str, value: Any) -> str:
         encoding = getattr(value, "encoding", None)
         if encoding is None or encoding in SUPPORTED_ENCODINGS or len(self.skipped) >= _MAX_REASONS:
-            return BAD_IMAGE
+            return self._of_topic(BAD_IMAGE, topic)
         return f"encoding {encoding[:32]!r} of {topic} is not supported"
 
+    def _of_topic(self, reason: str, topic: str) -> str:
+        """A reason of its own for each topic, as each has a cause of its own."""
+        told = legible(f"{reason}, on {topic}")
+        return told if told in self.skipped or len(self.skipped) < _MAX_REASONS else reason
+
     def _skip(self, reason: str, example: str = "", count: int = 1) -> None:
+        reason = legible(reason)
         self.skipped[reason] += count
         if example:
-            self.examples.setdefault(reason, example)
+            self.examples.setdefault(reason, legible(example))
 
 
 def _stamp(message: BagMessage) -> int:

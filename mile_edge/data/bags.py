@@ -54,11 +54,20 @@ _SUFFIXES = (*_STORAGES, ".zstd", ".active")
 
 @dataclass(frozen=True)
 class BagTopic:
-    """A topic of a bag: its name, its type as "package/msg/Type", and its messages (None where not known)."""
+    """A topic of a bag: its name, its type as "package/msg/Type", and its messages (None where not known).
+
+    A damaged or merged bag may record a topic under further types; these are in `others`.
+    """
 
     name: str
     msgtype: str
     count: int | None
+    others: tuple[str, ...] = ()
+
+    @property
+    def msgtypes(self) -> tuple[str, ...]:
+        """Every type of its messages."""
+        return (self.msgtype, *self.others)
 
 
 class BagMessage(NamedTuple):
@@ -125,7 +134,8 @@ class Bag:
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on how the bag had to be read."""
-        return tuple(note for storage in self._storages for note in storage.notes)
+        # A storage that is read twice may say the same twice.
+        return tuple(dict.fromkeys(note for storage in self._storages for note in storage.notes))
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
         """Yield messages in the order of bag time.
@@ -135,13 +145,21 @@ class Bag:
         Args:
             topics: only these; all when None.
         """
-        wanted = frozenset(self.topics if topics is None else topics)
-        streams = [storage.records(wanted, self.losses) for storage in self._storages]
+        return self._read(frozenset(self.topics if topics is None else topics), self.losses)
+
+    def first(self, topic: str) -> BagMessage | None:
+        """A topic's first message that can be read, None where it has none; nothing is counted in `losses`."""
+        if self.topics[topic].count == 0:
+            return None
+        return next(self._read(frozenset([topic]), Counter()), None)
+
+    def _read(self, wanted: frozenset[str], losses: Counter[str]) -> Iterator[BagMessage]:
+        streams = [storage.records(wanted, losses) for storage in self._storages]
         for record in heapq.merge(*streams, key=lambda record: record.time):
             try:
                 value = self._definitions.parse(record.channel, _plain(record))
             except Exception:  # damaged bytes raise whatever the parser stumbles over
-                add_loss(self.losses, UNPARSED)
+                add_loss(losses, UNPARSED)
                 continue
             yield BagMessage(record.channel.topic, record.time, record.channel.msgtype, value)
 
@@ -168,7 +186,8 @@ def _merge_topics(storages: Collection[Storage]) -> dict[str, BagTopic]:
             topics[channel.topic] = BagTopic(channel.topic, channel.msgtype, channel.count)
         else:
             total = None if known.count is None or channel.count is None else known.count + channel.count
-            topics[channel.topic] = BagTopic(channel.topic, known.msgtype or channel.msgtype, total)
+            types = tuple(dict.fromkeys(filter(None, (*known.msgtypes, channel.msgtype))))
+            topics[channel.topic] = BagTopic(channel.topic, types[0] if types else "", total, types[1:])
     return dict(sorted(topics.items()))
 
 

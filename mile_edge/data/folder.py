@@ -1,5 +1,7 @@
 """Labelled frames in a folder: ``images/``, ``labels/`` and ``classes.yaml``.
 
+Pixels are taken as they are stored: a rotation that an image's EXIF asks for is not applied.
+
 ``classes.yaml``, here or in a folder above, says what the label values mean::
 
     ignore: 255
@@ -13,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -31,6 +34,9 @@ from mile_edge.yaml_file import read_yaml
 VOID = 255
 KEYS = ("ignore", "sensor", "domain", "profile", "classes")
 _SUFFIXES = {".png", ".jpg", ".jpeg"}
+# EXIF's tag of how the picture is to be turned before it is shown.
+_ORIENTATION = 0x0112
+_JPEG = b"\xff\xd8"
 
 
 @dataclass(frozen=True)
@@ -97,10 +103,12 @@ class FolderDataset:
         self.notes = (*_unread(settings, file), *self._strays({file.stem for file in images}))
         found = _classes(settings, self.path)
         if not found and self._labels and classes is None:
+            if file.is_file():
+                raise DataError(f"{self.path} has labels and {file} lists no classes; list them under `classes`")
             raise DataError(f"{self.path} has labels but no classes.yaml, here or in a folder above; write one")
         self.classes = found or classes or ()
-        self.sensor = str(settings.get("sensor", "camera"))
-        self.domain = str(settings.get("domain", self.path.name))
+        self.sensor = _text(settings.get("sensor", "camera"), f"{file}: sensor")
+        self.domain = _text(settings.get("domain", self.path.name), f"{file}: domain")
         if self.sensor not in DEFAULT_PROFILES:
             raise DataError(f"{self.path}: sensor {self.sensor!r} is unknown; choose {', '.join(DEFAULT_PROFILES)}")
         if profile is not None and profile.kind != self.sensor:
@@ -131,14 +139,18 @@ class FolderDataset:
     def __getitem__(self, index: int) -> LabelledFrame:
         file = self._images[index]
         image = _read(file)
-        frame = self.profile.to_frame(image, _encoding(image))
+        try:
+            frame = self.profile.to_frame(image, _encoding(image))
+        except SensorError as error:
+            raise DataError(f"{file} does not fit sensor {self.sensor!r} of its folder: {error}") from None
         label_file = self._labels.get(file.stem)
-        label = _read(label_file, palette="keep") if label_file else None
+        label = _read_label(label_file) if label_file else None
         if label is not None and (label.ndim != 2 or label.dtype != np.uint8):
             raise DataError(f"{label_file} is no 8-bit single-channel image; a label holds one class id per pixel")
         if label is not None and label.shape != frame.shape[:2]:
             raise DataError(
-                f"{label_file} is {label.shape[1]}x{label.shape[0]}, its image {frame.shape[1]}x{frame.shape[0]}"
+                f"{label_file} is {label.shape[1]}x{label.shape[0]}, its image {frame.shape[1]}x{frame.shape[0]}; "
+                f"{_remedy_of_size(file, label, frame)}"
             )
         return LabelledFrame(file.stem, frame, label)
 
@@ -188,7 +200,7 @@ def _classes(settings: dict[str, Any], path: Path) -> tuple[ClassLabel, ...]:
     by_id: dict[int, ClassLabel] = {}
     for entry in entries:
         try:
-            by_id[int(entry["id"])] = _class(entry)
+            by_id[int(entry["id"])] = _class(entry, f"classes.yaml of {path}: the name of class {shown(entry['id'])}")
         except (KeyError, TypeError, ValueError, OverflowError):
             raise DataError(
                 f"classes.yaml of {path}: every class needs id, name and color of three 0..255, and one is "
@@ -217,11 +229,40 @@ def _profile(values: Any, sensor: str, path: Path) -> SensorProfile:
         raise DataError(f"classes.yaml of {path}: {error}") from None
 
 
-def _class(entry: dict[str, Any]) -> ClassLabel:
+def _text(value: Any, what: str) -> str:
+    """A setting that is text, or a number as its digits.
+
+    Raises:
+        DataError: anything else, such as what YAML makes of an unquoted `true`.
+    """
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    raise DataError(
+        f'{what} is {shown(value)}; write one word of text, in quotes where YAML reads it otherwise ("true")'
+    )
+
+
+def _remedy_of_size(file: Path, label: np.ndarray, frame: np.ndarray) -> str:
+    with Image.open(file) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+    if turned and label.shape == frame.shape[1::-1]:
+        return "the image's EXIF asks for a rotation, which is not applied here; save it rotated, without EXIF"
+    return "save the label in its image's size"
+
+
+def _class(entry: dict[str, Any], what: str) -> ClassLabel:
     red, green, blue = map(int, entry["color"])
     if not all(0 <= part <= 255 for part in (red, green, blue)):
         raise ValueError(f"color {entry['color']}")
-    return ClassLabel(str(entry["name"]), (red, green, blue))
+    return ClassLabel(_text(entry["name"], what), (red, green, blue))
+
+
+def _read_label(file: Path) -> np.ndarray:
+    with suppress(OSError), file.open("rb") as stream:
+        # By its content: a jpeg that was renamed has blurred ids all the same.
+        if stream.read(2) == _JPEG:
+            raise DataError(f"{file} is a jpeg, which blurs class ids; save labels as png")
+    return _read(file, palette="keep")
 
 
 def _read(file: Path, palette: str = "resolve") -> np.ndarray:

@@ -11,7 +11,7 @@ from mile_edge.data.bags import Bag
 from mile_edge.data.class_map import identity_map, read_class_map
 from mile_edge.data.folder import LabelledFrame
 from mile_edge.data.sensors import DEFAULT_PROFILES
-from mile_edge.data.topics import plan_topics
+from mile_edge.data.topics import plan_bag
 from mile_edge.errors import DataError
 
 BAG_SUFFIXES = {".mcap", ".db3", ".bag", ".zstd"}
@@ -49,7 +49,7 @@ class LabelledBag:
         names = [label.name for label in classes]
         self._table = read_class_map(class_map, names) if class_map else identity_map(len(names))
         with Bag.open(self.path) as bag:
-            has_labels = bool(plan_topics(bag.topics).labels)
+            has_labels = bool(plan_bag(bag).labels)
         if labelled and not has_labels:
             raise DataError(
                 f"bag {self.path} has no label topic; record mono8 class ids on a topic that ends in /label, or "
@@ -58,7 +58,7 @@ class LabelledBag:
 
     def __iter__(self) -> Iterator[LabelledFrame]:
         with Bag.open(self.path) as bag:
-            frames = BagFrames(bag, plan_topics(bag.topics), DEFAULT_PROFILES, self._table)
+            frames = BagFrames(bag, plan_bag(bag), DEFAULT_PROFILES, self._table)
             for frame in frames:
                 wanted = frame.kind == self.sensor and (frame.label is not None or not self._labelled)
                 if wanted and self._only in (None, frame.domain):

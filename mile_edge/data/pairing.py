@@ -16,11 +16,19 @@ MAX_WAITING_BYTES = 64 << 20
 
 @dataclass(eq=False)
 class Label:
-    """A label on its way to its image; `used` is for its reader to note that one took it."""
+    """A label on its way to its image.
+
+    Attributes:
+        stamp, time: of its header and of its recording, nanoseconds.
+        value: whatever its reader wants back.
+        problem: why it cannot be used; its image need not wait for another all the same.
+        used: for its reader to note that an image took it.
+    """
 
     stamp: int
     time: int
     value: Any
+    problem: str | None = None
     used: bool = False
 
 
@@ -49,8 +57,9 @@ class Pairing:
         self._labels: dict[int, Label] = {}
 
     def add_label(self, label: Label) -> None:
-        """Keep a label until its image comes, or for `WAIT_NS`."""
-        self._labels[label.stamp] = label
+        """Keep a label until its image comes, or for `WAIT_NS`; one that cannot be used displaces none."""
+        if label.problem is None or label.stamp not in self._labels:
+            self._labels[label.stamp] = label
 
     def add_image(self, image: Waiting) -> None:
         """Keep an image until its label comes."""

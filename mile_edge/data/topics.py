@@ -9,7 +9,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from mile_edge.data.bags import BagTopic
+from mile_edge.data.bags import Bag, BagTopic
+from mile_edge.data.encodings import SUPPORTED_ENCODINGS
 from mile_edge.data.sensors import KINDS
 from mile_edge.errors import RecipeError
 
@@ -47,12 +48,38 @@ class TopicPlan:
         return frozenset((*self.images, *self.labels.values(), *filter(None, [self.domains])))
 
 
+def plan_bag(
+    bag: Bag,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    labels: Collection[str] = (),
+    domains: str | None = None,
+) -> TopicPlan:
+    """Decide what each topic of a bag is for, as `plan_topics` does.
+
+    A raw topic with compressed pictures beside it gives way to them where its own cannot be read, which only its
+    first message tells.
+
+    Raises:
+        RecipeError: a kind that does not exist.
+    """
+    silent: dict[str, str] = {}
+    for name, topic in bag.topics.items():
+        raw = bag.topics.get(_raw_twin(name))
+        if COMPRESSED not in topic.msgtypes or topic.count == 0 or raw is None or RAW not in raw.msgtypes:
+            continue
+        if why := _why_silent(bag, raw.name):
+            silent[raw.name] = f"{why}; its compressed pictures are replayed"
+    return plan_topics(bag.topics, kinds=kinds, labels=labels, domains=domains, silent=silent)
+
+
 def plan_topics(
     topics: Mapping[str, BagTopic],
     *,
     kinds: Mapping[str, str] | None = None,
     labels: Collection[str] = (),
     domains: str | None = None,
+    silent: Mapping[str, str] | None = None,
 ) -> TopicPlan:
     """Decide what each topic of a bag is for.
 
@@ -61,15 +88,22 @@ def plan_topics(
         kinds: topic to camera, depth, thermal, or off to leave it out.
         labels: label topics; any image topic that ends in `/label` where empty.
         domains: the `std_msgs/String` topic that names the true domain; `/truth/domain` where None.
+        silent: raw topic to why it gives no picture; its compressed twin takes its place.
 
     Raises:
         RecipeError: a kind that does not exist.
     """
-    kinds = dict(kinds or {})
+    kinds, silent = dict(kinds or {}), silent or {}
     for name, kind in kinds.items():
         if kind not in (*KINDS, OFF):
             raise RecipeError(f"Topic {name} cannot be of kind '{kind}'; use one of {', '.join(KINDS)}, {OFF}.")
-    pictures = [name for name, topic in topics.items() if topic.msgtype in (RAW, COMPRESSED)]
+    truth = domains or DOMAIN_TOPIC
+    has_truth = truth in topics and TEXT in topics[truth].msgtypes
+    pictures = [
+        name
+        for name, topic in topics.items()
+        if not {RAW, COMPRESSED}.isdisjoint(topic.msgtypes) and not (has_truth and name == truth)
+    ]
     label_topics = [name for name in labels if name in pictures] if labels else _found_labels(pictures)
     left_out: dict[str, str] = {}
     images: dict[str, str | None] = {}
@@ -82,12 +116,12 @@ def plan_topics(
             continue
         elif name.rsplit("/", 1)[-1] in _OUTPUTS:
             left_out[name] = "looks like a segmenter's own output"
-        elif (twin := _raw_twin(name)) in pictures:
+        elif (twin := _raw_twin(name)) in pictures and twin not in silent:
             left_out[name] = f"the same pictures as {twin}"
+        elif name in silent:
+            left_out[name] = silent[name]
         else:
             images[name] = None
-    truth = domains or DOMAIN_TOPIC
-    has_truth = truth in topics and topics[truth].msgtype == TEXT
     named = [*kinds, *labels, *([domains] if domains else [])]
     wrong = [name for name in named if name not in pictures and not (name == truth and has_truth)]
     return TopicPlan(
@@ -142,6 +176,17 @@ def _found_labels(pictures: Collection[str]) -> list[str]:
 def _raw_twin(name: str) -> str:
     head, _, last = name.rpartition("/")
     return head if last in _TRANSPORTS else ""
+
+
+def _why_silent(bag: Bag, name: str) -> str:
+    """Why a raw topic gives no picture, "" where it does."""
+    message = bag.first(name)
+    if message is None:
+        return "no messages"
+    if message.msgtype != RAW:
+        return ""
+    encoding = str(message.value.encoding)
+    return "" if encoding in SUPPORTED_ENCODINGS else f"encoding {encoding[:32]!r} is not supported"
 
 
 def _shared_parts(image: str, label: str) -> int:

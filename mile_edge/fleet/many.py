@@ -24,7 +24,7 @@ from mile_edge.fleet.places import is_url
 from mile_edge.fleet.transfer import bag_version, fetch_bag, forget_bag
 from mile_edge.replay import ReplayOptions
 from mile_edge.replay.options import check_options
-from mile_edge.replay.outputs import aside, publish_texts
+from mile_edge.replay.outputs import aside, check_place, publish_texts
 from mile_edge.replay.run import PAGE, REPORT, open_segmenter, replay_next
 from mile_edge.workers import Context, run_jobs
 
@@ -132,6 +132,7 @@ def replay_fleet(
         RecipeError: an option cannot work, or the outputs cannot be written.
     """
     check_options(options)
+    check_place(options.out, Path(bundle), [Path(source) for source in bags if not is_url(source)])
     if options.shadow:
         raise RecipeError(
             "--shadow may change the bundle between two bags; replay one bag by itself, without --workers"

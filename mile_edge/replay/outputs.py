@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,26 @@ def aside(out: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_place(out: Path, bundle: Path, bags: Iterable[Path]) -> None:
+    """Refuse a folder for outputs that would mix with what a replay reads: the next replay would read them, too.
+
+    Args:
+        bags: folders and files of this machine.
+
+    Raises:
+        RecipeError: it lies in a bundle, or in the folder of a bag.
+    """
+    inside = {out.resolve(), *out.resolve().parents}
+    what = "a bundle" if bundle.resolve() in inside or any(map(_is_bundle, inside)) else None
+    for bag in bags:
+        # A bag's file may lie among other files, but a folder with metadata is one bag.
+        folder = bag if os.path.isdir(bag) else bag.parent  # noqa: PTH112 - Path's raises for what may not be read
+        if (folder == bag or os.path.isfile(folder / "metadata.yaml")) and folder.resolve() in inside:  # noqa: PTH113
+            what = f"the bag '{bag}'"
+    if what is not None:
+        raise RecipeError(f"The output folder '{out}' lies inside {what}; name another with --out.")
 
 
 def publish(files: Mapping[Path, Path], stale: Collection[Path] = ()) -> None:
@@ -66,6 +86,10 @@ def write_aside(texts: Mapping[Path, str], folder: Path) -> dict[Path, Path]:
         # A path of undecodable bytes keeps them as escapes, which JSON reads too.
         source.write_text(texts[target], encoding="utf-8", errors="backslashreplace")
     return sources
+
+
+def _is_bundle(folder: Path) -> bool:
+    return os.path.isfile(folder / "manifest.json") and os.path.isdir(folder / "experts")  # noqa: PTH112, PTH113
 
 
 def _is_running(process: str) -> bool:

@@ -25,12 +25,12 @@ from mile_edge.data.encodings import JPEG_SIDE
 from mile_edge.data.grouping import moments, stamp_of
 from mile_edge.data.novelty_ring import NovelFrame, NoveltyRing
 from mile_edge.data.sensors import DEFAULT_PROFILES, SensorProfile
-from mile_edge.data.topics import TopicPlan, plan_topics
+from mile_edge.data.topics import TopicPlan, plan_bag
 from mile_edge.errors import BagError, FusionError, RecipeError
 from mile_edge.replay.ahead import Ahead
 from mile_edge.replay.fused import FUSED, FusedTally
 from mile_edge.replay.options import ReplayOptions, check_options
-from mile_edge.replay.outputs import aside, publish, write_aside
+from mile_edge.replay.outputs import aside, check_place, publish, write_aside
 from mile_edge.replay.page import render_page
 from mile_edge.replay.predictions import PredictionWriter
 from mile_edge.replay.report import Circumstances, build_report, describe_bundle
@@ -76,6 +76,7 @@ def replay(
     """
     options = options or ReplayOptions()
     check_options(options)
+    check_place(options.out, Path(bundle), [Path(bag)])
     loaded = Bundle.open(bundle)
     class_map = _class_map(options, loaded)
     with open_segmenter(loaded, options) as segmenter:
@@ -125,9 +126,12 @@ def _replay(
     segmenter.forget()
     with ExitStack() as stack:
         opened = stack.enter_context(Bag.open(bag))
-        plan = plan_topics(opened.topics, kinds=options.kinds, labels=options.labels, domains=options.domains)
+        plan = plan_bag(opened, kinds=options.kinds, labels=options.labels, domains=options.domains)
         if not plan.images:
-            raise BagError(f"The bag '{bag}' has no image topic to replay; its topics are {', '.join(opened.topics)}.")
+            raise BagError(
+                f"The bag '{bag}' has no image topic to replay, only {', '.join(opened.topics)}; record a topic of "
+                "sensor_msgs/msg/Image or sensor_msgs/msg/CompressedImage."
+            )
         folder = stack.enter_context(aside(options.out))
         ring = NoveltyRing(options.record_novel, options.record_mb) if options.record_novel else None
         frames = BagFrames(opened, plan, _profiles(loaded, options.profiles), class_map)

@@ -120,11 +120,16 @@ def checked(frames: Mapping[Any, SensorFrame]) -> None:
     """Refuse what is no moment of sensors.
 
     Raises:
-        FusionError: there are no frames, or one is no (H, W, 3) uint8 array.
+        FusionError: there are no frames, or one is no `SensorFrame` of a (H, W, 3) uint8 array.
     """
     if not frames:
         raise FusionError("no sensor was given, so there is nothing to fuse; give at least one stream's frame")
     for stream, given in frames.items():
+        if not isinstance(given, SensorFrame):
+            raise FusionError(
+                f"what was given for {stream} is a {type(given).__name__}; give a mile_edge.runtime.SensorFrame of the "
+                "frame and its stamp"
+            )
         frame = given.frame
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             kind = f"{getattr(frame, 'dtype', type(frame).__name__)} {getattr(frame, 'shape', '')}".strip()

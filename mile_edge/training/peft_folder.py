@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,10 @@ def write_peft(expert: Expert, folder: Path, base: Base, base_model: str = "") -
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+        save_file(tensors, folder / "adapter_model.safetensors")
+        # save_file keeps its file from everybody else, whatever the umask says.
+        shutil.copymode(folder / "adapter_config.json", folder / "adapter_model.safetensors")
     except OSError as error:
         raise ExpertError(f"PEFT folder {folder} cannot be written ({error.strerror}); choose another") from error
 
@@ -193,7 +196,10 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
     except (OSError, ValueError) as error:
-        raise ExpertError(f"{folder} is no PEFT folder (adapter_config.json: {error})") from error
+        why = (error.strerror or "unreadable").lower() if isinstance(error, OSError) else f"no JSON, {error}"
+        raise ExpertError(
+            f"{folder} is no PEFT folder (adapter_config.json: {why}); give one that PEFT's save_pretrained wrote"
+        ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA" or not isinstance(config.get("r"), int):
         raise ExpertError(f"{folder} is no PEFT LoRA folder; its adapter_config.json has no peft_type LORA with a rank")
     used = [key for key in _UNSUPPORTED if config.get(key)]

@@ -111,6 +111,8 @@ def _header(report: Mapping[str, Any], title: str, warned: bool) -> str:
     kind, ending = _ENDINGS[report["stopped"]]
     if (report["skipped"] or warned) and report["stopped"] is None:
         kind, ending = "warn", "complete, with losses"
+    if not report["frames"] and report["stopped"] is None:
+        kind, ending = "warn", "no frame replayed"
     facts = {
         "bundle": bundle["name"],
         "base": bundle["base"],

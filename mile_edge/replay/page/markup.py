@@ -6,6 +6,8 @@ import base64
 import html
 from collections.abc import Iterable
 
+from mile_edge.data.legible import legible
+
 # Ten hues that stay apart on light and dark ground and for most colour-blind readers; the base, row 0, is grey.
 _HUES = (
     "#8a919c",
@@ -25,7 +27,7 @@ DASH = "\N{EN DASH}"
 
 def esc(text: object) -> str:
     """Escape text for HTML; names come from bags, which anybody may have written."""
-    return html.escape(str(text), quote=True)
+    return html.escape(legible(str(text)), quote=True)
 
 
 def expert_colors(names: Iterable[str]) -> dict[str, str]:

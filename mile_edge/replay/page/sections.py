@@ -44,9 +44,15 @@ def tiles(report: Mapping[str, Any]) -> str:
             report["miou_reason"] or f"over {count(report['labelled_frames'])} labelled frames",
         ),
         ("Novel frames", percent(report["novel"]), "", "of streams that no expert knows"),
-        ("Skipped", count(lost), "", "nothing was lost" if not lost else "each with its reason below"),
+        ("Skipped", count(lost), "", _lost_text(lost, report["frames"])),
     ]
     return '<div class="tiles">' + "".join(tile(*each) for each in shown) + "</div>"
+
+
+def _lost_text(lost: int, frames: int) -> str:
+    if lost:
+        return "each with its reason below"
+    return "nothing was lost" if frames else "no frame was replayed"
 
 
 def _topics_text(number: int) -> str:
@@ -198,8 +204,10 @@ def skipped(report: Mapping[str, Any]) -> str:
             told = [(esc(examples.get(reason, "")), "wrap soft")] if examples else []
             rows.append([(esc(reason), "wrap"), (count(times), "num"), *told])
         parts.append(table(head, rows))
-    else:
+    elif report["frames"]:
         parts.append('<p class="soft">Nothing: every message of the replayed topics was read and used.</p>')
+    else:
+        parts.append('<p class="soft">No frame was replayed, and no message was lost.</p>')
     if report["left_out"]:
         rows = [[(topic_name(t), "wrap"), (esc(why), "")] for t, why in report["left_out"].items()]
         parts.append("<h3>Image topics left out</h3>" + table([("topic", ""), ("why", "")], rows))
