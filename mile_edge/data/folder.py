@@ -237,9 +237,7 @@ def _text(value: Any, what: str) -> str:
     """
     if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
         return str(value)
-    raise DataError(
-        f'{what} is {shown(value)}; write one word of text, in quotes where YAML reads it otherwise ("true")'
-    )
+    raise DataError(f'{what} is {shown(value)}; write text, in quotes where YAML reads it otherwise ("true")')
 
 
 def _remedy_of_size(file: Path, label: np.ndarray, frame: np.ndarray) -> str:
